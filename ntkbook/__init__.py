@@ -1,0 +1,1 @@
+"""ntkbook: Neural Tangent Kernels in JAX, and an interactive book about them."""
