@@ -1,0 +1,130 @@
+"""Checks at the door: what was expected, what came, and what to do about it.
+
+Every public function calls these first. Static facts (rank, dtype, words) are checked always; facts
+about values (NaN, sign, symmetry) only where the values are known, so never on tracers under `jit`.
+"""
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_concrete(*values: Any) -> bool:
+    """Are all these values known now, rather than tracers of a transformation?"""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> jax.Array:
+    """`x` as a floating array of an allowed rank, non-empty and free of NaN and infinities.
+
+    Raises:
+        TypeError: for None, strings, and integer, boolean or complex entries.
+        ValueError: for a wrong rank, an empty array, NaN or infinite entries.
+    """
+    if x is None or isinstance(x, (str, bytes, dict)):
+        raise TypeError(f"Expected {name} to be an array of floats, got {_describe(x)}. Pass a numpy or jax array.")
+    try:
+        array = jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Expected {name} to be an array of floats, got {_describe(x)}: {error}. Are all rows of equal length?"
+        ) from error
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"Expected {name} to hold floats, got dtype {array.dtype}. Convert it first, as in {name}.astype(float)."
+        )
+    ranks = None if ndim is None else (ndim,) if isinstance(ndim, int) else tuple(ndim)
+    if ranks is not None and array.ndim not in ranks:
+        wanted = " or ".join(str(rank) for rank in ranks)
+        raise ValueError(
+            f"Expected {name} with {wanted} axes, example axis first, got shape {array.shape}. "
+            "Reshape it; one example still needs its example axis, as in x[None]."
+        )
+    if array.size == 0:
+        raise ValueError(f"Expected {name} to hold at least one entry, got shape {array.shape}. Is the data empty?")
+    if is_concrete(array) and not np.isfinite(np.asarray(array)).all():
+        raise ValueError(f"Expected finite numbers in {name}, got NaN or infinity. Clean or rescale the data first.")
+    return array
+
+
+def as_kernel_matrix(k: Any, name: str) -> jax.Array:
+    """`k` as a square, symmetric matrix of floats.
+
+    Raises:
+        TypeError, ValueError: as `as_array`; ValueError also if not square or not symmetric.
+    """
+    k = as_array(k, name, ndim=2)
+    if k.shape[0] != k.shape[1]:
+        raise ValueError(
+            f"Expected {name} to be square, got shape {k.shape}. "
+            "This is the kernel of the training points with themselves, as in ntk(net, x_train)."
+        )
+    if is_concrete(k):
+        host = np.asarray(k)
+        gap = np.abs(host - host.T).max()
+        tolerance = 1e3 * np.finfo(host.dtype).eps * np.abs(host).max()
+        if gap > tolerance:
+            raise ValueError(
+                f"Expected {name} to be symmetric, got a largest |K - K^T| of {gap:.3g}. "
+                "Is it a test-by-train block? For rounding noise, pass (K + K.T) / 2."
+            )
+    return k
+
+
+def same_features(x1: jax.Array, x2: jax.Array) -> None:
+    """Raises ValueError unless both have the same shape after the example axis."""
+    if x1.shape[1:] != x2.shape[1:]:
+        raise ValueError(
+            f"Expected x1 and x2 with the same features, got shapes {x1.shape} and {x2.shape}. Transpose one?"
+        )
+
+
+def same_length(n: int, array: jax.Array, name: str) -> None:
+    """Raises ValueError unless `array` has `n` examples."""
+    if array.shape[0] != n:
+        raise ValueError(
+            f"Expected {name} with {n} examples to match the kernel, got shape {array.shape}. "
+            "One target per training point?"
+        )
+
+
+def one_of(value: Any, name: str, words: Sequence[Any]) -> None:
+    """Raises ValueError unless `value` is one of the allowed words."""
+    if not any(value is word or (type(value) is type(word) and value == word) for word in words):
+        raise ValueError(f"Expected {name} to be one of {', '.join(map(repr, words))}, got {value!r}.")
+
+
+def non_negative(value: Any, name: str) -> None:
+    """Raises TypeError for what is no number, ValueError for a negative or NaN one."""
+    if value is None or isinstance(value, (str, bytes, bool)):
+        raise TypeError(f"Expected {name} to be a number, got {_describe(value)}.")
+    if is_concrete(value):
+        try:
+            host = np.asarray(value, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"Expected {name} to be a number, got {_describe(value)}.") from error
+        if not (host >= 0).all():
+            raise ValueError(f"Expected {name} to be zero or positive, got {value!r}.")
+
+
+def positive_int(value: Any, name: str) -> None:
+    """Raises TypeError for what is no integer, ValueError unless it is at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, np.integer)):
+        raise TypeError(f"Expected {name} to be a positive whole number, got {_describe(value)}.")
+    if value < 1:
+        raise ValueError(f"Expected {name} to be a positive whole number, got {value}.")
+
+
+def momentum(value: Any) -> None:
+    """Raises ValueError unless 0 <= momentum < 1."""
+    non_negative(value, "momentum")
+    if is_concrete(value) and not (np.asarray(value) < 1).all():
+        raise ValueError(f"Expected momentum in [0, 1), got {value!r}. At 1 nothing ever slows down.")
+
+
+def _describe(value: Any) -> str:
+    return "None" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
