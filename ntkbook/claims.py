@@ -1,0 +1,273 @@
+"""Claims: what a paper says, what was measured here, and the verdict that a stated criterion gives.
+
+Every chapter ends with `table(claims)`. A verdict is never typed in: it is computed from the measured
+number, its spread and the criterion. A claim that has neither a measured spread nor a reason for its
+criterion is not a claim, and raises. What is shown is rounded, so that the table can be compared word
+by word on another machine, and it carries its rows as data, so that the book's claims can be collected.
+"""
+
+import html
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+MIME = "application/vnd.ntkbook.claims+json"
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A test with its printed form: `test(measured, spread)` says whether the claim holds.
+
+    `spread` is None where none was measured.
+    """
+
+    text: str
+    test: Callable[[float, float | None], bool]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: a sentence, its source, the number measured here, and the criterion that judges it.
+
+    Args:
+        sentence: what is claimed, in words.
+        source: the paper and the place in it, as in "Lee et al. 2019, Fig. 1".
+        measured: one number, computed a moment ago.
+        criterion: a pair (low, high), or `between`, `below`, `above`, `equal`, `near`, or a `Criterion`.
+        spread: one standard deviation (or standard error) of `measured`, itself measured.
+        reason: why the criterion is what it is. Needed where there is no spread.
+        digits: significant digits shown; fewer where another machine rounds differently.
+
+    Raises:
+        ValueError: without spread and reason, for a spread that is not positive, for empty words, or
+            for a criterion that cannot fail.
+        TypeError: for a measured value that is not one number, or a criterion without a printed form.
+    """
+
+    sentence: str
+    source: str
+    measured: Any
+    criterion: Any
+    _: KW_ONLY
+    spread: Any = None
+    reason: str | None = None
+    digits: int = 3
+
+    def __post_init__(self):
+        for name in ("sentence", "source"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"Expected a {name} in words, got an empty one. What is claimed, and where?")
+        object.__setattr__(self, "measured", _number(self.measured, "measured"))
+        object.__setattr__(self, "criterion", _as_criterion(self.criterion))
+        if self.spread is not None:
+            object.__setattr__(self, "spread", _number(self.spread, "spread"))
+            if not self.spread > 0 and not math.isnan(self.measured):
+                raise ValueError(
+                    f"Expected a positive spread, got {self.spread}. "
+                    "Measure it over seeds, or leave it out and give a reason for the criterion."
+                )
+        if self.spread is None and not (self.reason or "").strip():
+            raise ValueError(
+                "Expected a measured spread or a reason for the criterion, got neither. "
+                "Pass spread=..., or reason='why this bound and not another'."
+            )
+        if self.digits < 1:
+            raise ValueError(f"Expected digits to be at least 1, got {self.digits}.")
+
+    @property
+    def verdict(self) -> str:
+        """PASS or FAIL, computed. NaN always fails."""
+        known = not math.isnan(self.measured) and not (self.spread is not None and math.isnan(self.spread))
+        return "PASS" if known and bool(self.criterion.test(self.measured, self.spread)) else "FAIL"
+
+    def row(self) -> dict[str, str]:
+        """What is shown, as words: sentence, source, measured, criterion, reason, verdict."""
+        measured = _rounded(self.measured, self.digits)
+        if self.spread is not None:
+            measured += f" ± {_rounded(self.spread, 1)}"
+        return {
+            "sentence": self.sentence.strip(),
+            "source": self.source.strip(),
+            "measured": measured,
+            "criterion": self.criterion.text,
+            "reason": (self.reason or "").strip(),
+            "verdict": self.verdict,
+        }
+
+
+def between(low: float, high: float) -> Criterion:
+    """low <= measured <= high. A spread of more than half of that range decides nothing, and fails."""
+    low, high = float(low), float(high)
+    if not low < high:
+        raise ValueError(f"Expected low < high, got ({low}, {high}). For one exact value use equal(...).")
+    if math.isinf(low) and math.isinf(high):
+        raise ValueError("Expected a criterion that can fail, got (-inf, inf). Which values would refute the claim?")
+    if math.isinf(low):
+        return below(high)
+    if math.isinf(high):
+        return above(low)
+
+    def test(measured: float, spread: float | None) -> bool:
+        return low <= measured <= high and (spread is None or spread <= (high - low) / 2)
+
+    return Criterion(f"from {low:.6g} to {high:.6g}", test)
+
+
+def below(limit: float) -> Criterion:
+    """measured <= limit."""
+    limit = _number(limit, "limit")
+    return Criterion(f"at most {limit:.6g}", lambda measured, spread: measured <= limit)
+
+
+def above(limit: float) -> Criterion:
+    """measured >= limit."""
+    limit = _number(limit, "limit")
+    return Criterion(f"at least {limit:.6g}", lambda measured, spread: measured >= limit)
+
+
+def equal(expected: float) -> Criterion:
+    """measured == expected: for counts and ranks."""
+    expected = _number(expected, "expected")
+    return Criterion(f"equal to {expected:.6g}", lambda measured, spread: measured == expected)
+
+
+def near(expected: float, *, spreads: float = 3.0, max_spread: float) -> Criterion:
+    """|measured - expected| <= spreads * spread, with a spread of at most `max_spread`.
+
+    The limit on the spread keeps a noisy measurement from agreeing with everything. The claim needs a spread.
+    """
+    expected, spreads, max_spread = float(expected), float(spreads), float(max_spread)
+
+    def test(measured: float, spread: float | None) -> bool:
+        if spread is None:
+            raise ValueError("Expected a measured spread for the criterion near(...), got none. Pass spread=... .")
+        return abs(measured - expected) <= spreads * spread and spread <= max_spread
+
+    return Criterion(f"within {spreads:.6g} spreads of {expected:.6g}, spread at most {max_spread:.6g}", test)
+
+
+class ClaimsTable:
+    """The claims of a chapter: aligned text, an HTML table, and the rows as data under one mime type."""
+
+    def __init__(self, claims: Sequence[Claim]):
+        self.claims = tuple(claims)
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """One dict of words per claim."""
+        return [claim.row() for claim in self.claims]
+
+    @property
+    def passed(self) -> bool:
+        """Do all claims pass?"""
+        return all(claim.verdict == "PASS" for claim in self.claims)
+
+    def __repr__(self) -> str:
+        return as_text(self.rows)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {"text/plain": repr(self), "text/html": as_html(self.rows), MIME: {"claims": self.rows}}
+
+
+def table(claims: Sequence[Claim]) -> ClaimsTable:
+    """The claims table that ends a chapter; make it the last expression of its cell.
+
+    Raises:
+        ValueError: for no claims. TypeError: for what is not a `Claim`.
+    """
+    claims = tuple(claims)
+    if not claims:
+        raise ValueError("Expected at least one claim, got none. What does this chapter claim?")
+    for claim in claims:
+        if not isinstance(claim, Claim):
+            raise TypeError(f"Expected claims of type Claim, got {type(claim).__name__}.")
+    return ClaimsTable(claims)
+
+
+def as_text(rows: Sequence[dict[str, str]]) -> str:
+    """The rows as aligned text, at most 100 columns, with a count at the end."""
+    blocks = []
+    for number, row in enumerate(rows, start=1):
+        lines = [f"{number:>2}  {row['verdict']}  ", " " * 10, " " * 10]
+        parts = [row["sentence"], row["source"], f"measured {row['measured']}; criterion: {row['criterion']}"]
+        if row["reason"]:
+            lines.append(" " * 10)
+            parts.append(f"because {row['reason']}")
+        blocks += [
+            textwrap.fill(part, WIDTH, initial_indent=head, subsequent_indent=" " * 12)
+            for head, part in zip(lines, parts)
+        ]
+    return "\n".join([*blocks, summary(rows)])
+
+
+def as_html(rows: Sequence[dict[str, str]]) -> str:
+    """The rows as an HTML table that needs no style of its own and says its verdicts in words."""
+    names = ("sentence", "source", "measured", "criterion", "verdict")
+    heads = ("claim", "source", "measured here", "criterion", "verdict")
+    head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in heads)
+    body = []
+    for row in rows:
+        cells = {name: html.escape(row[name]) for name in names}
+        if row["reason"]:
+            cells["criterion"] += f"<br><small>{html.escape(row['reason'])}</small>"
+        cells["verdict"] = f"<strong>{cells['verdict']}</strong>"
+        body.append("".join(f'<td style="text-align:left">{cells[name]}</td>' for name in names))
+    lines = "".join(f"<tr>{cells}</tr>" for cells in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table><p>{summary(rows)}</p>"
+
+
+def as_markdown(rows: Sequence[dict[str, str]]) -> str:
+    """The rows as a Markdown table; a row's `chapter`, where it has one, is its first column."""
+    names = [name for name in ("chapter", "sentence", "source", "measured", "criterion", "verdict") if name in rows[0]]
+    lines = ["| " + " | ".join(names).replace("sentence", "claim") + " |", "|---" * len(names) + "|"]
+    lines += ["| " + " | ".join(row[name].replace("|", "\\|") for name in names) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[dict[str, str]]) -> str:
+    """How many of the claims pass, in one line."""
+    passed = sum(row["verdict"] == "PASS" for row in rows)
+    return f"{passed} of {len(rows)} claims pass"
+
+
+def claims_in(notebook: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of every claims table among the outputs of a notebook, given as its parsed JSON."""
+    rows: list[dict[str, str]] = []
+    for cell in notebook.get("cells", []):
+        for output in cell.get("outputs", []):
+            rows += output.get("data", {}).get(MIME, {}).get("claims", [])
+    return rows
+
+
+def _as_criterion(criterion: Any) -> Criterion:
+    if isinstance(criterion, Criterion):
+        return criterion
+    if isinstance(criterion, (tuple, list)) and len(criterion) == 2:
+        return between(*criterion)
+    raise TypeError(
+        f"Expected criterion as (low, high), between(...), below(...), above(...), equal(...), near(...) or "
+        f"Criterion('printed form', test), got {type(criterion).__name__}."
+    )
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, (str, bytes)) or value is None:
+        raise TypeError(f"Expected {name} to be one number, got {value!r}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Expected {name} to be one number, got {type(value).__name__} {str(value)[:40]!r}. "
+            "Reduce an array first, as in float(values.max())."
+        ) from error
+
+
+def _rounded(value: float, digits: int) -> str:
+    text = f"{value:.{digits}g}"
+    # -0 and 0, or 1e+02 and 100, are the same number: show it one way
+    if "e" in text and 1e-4 <= abs(value) < 1e6:
+        text = f"{float(text):.6g}"
+    return text.removeprefix("-") if float(text) == 0 else text
