@@ -11,7 +11,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 MIME = "application/vnd.ntkbook.claims+json"
 WIDTH = 100
@@ -64,7 +64,7 @@ class Claim:
         object.__setattr__(self, "criterion", _as_criterion(self.criterion))
         if self.spread is not None:
             object.__setattr__(self, "spread", _number(self.spread, "spread"))
-            if not self.spread > 0 and not math.isnan(self.measured):
+            if self.spread <= 0:
                 raise ValueError(
                     f"Expected a positive spread, got {self.spread}. "
                     "Measure it over seeds, or leave it out and give a reason for the criterion."
@@ -98,9 +98,9 @@ class Claim:
         }
 
 
-def between(low: float, high: float) -> Criterion:
+def between(low: SupportsFloat, high: SupportsFloat) -> Criterion:
     """low <= measured <= high. A spread of more than half of that range decides nothing, and fails."""
-    low, high = float(low), float(high)
+    low, high = _number(low, "low"), _number(high, "high")
     if not low < high:
         raise ValueError(f"Expected low < high, got ({low}, {high}). For one exact value use equal(...).")
     if math.isinf(low) and math.isinf(high):
@@ -116,37 +116,37 @@ def between(low: float, high: float) -> Criterion:
     return Criterion(f"from {low:.6g} to {high:.6g}", test)
 
 
-def below(limit: float) -> Criterion:
+def below(limit: SupportsFloat) -> Criterion:
     """measured <= limit."""
-    limit = _number(limit, "limit")
-    return Criterion(f"at most {limit:.6g}", lambda measured, spread: measured <= limit)
+    high = _number(limit, "limit")
+    return Criterion(f"at most {high:.6g}", lambda measured, spread: measured <= high)
 
 
-def above(limit: float) -> Criterion:
+def above(limit: SupportsFloat) -> Criterion:
     """measured >= limit."""
-    limit = _number(limit, "limit")
-    return Criterion(f"at least {limit:.6g}", lambda measured, spread: measured >= limit)
+    low = _number(limit, "limit")
+    return Criterion(f"at least {low:.6g}", lambda measured, spread: measured >= low)
 
 
-def equal(expected: float) -> Criterion:
+def equal(expected: SupportsFloat) -> Criterion:
     """measured == expected: for counts and ranks."""
-    expected = _number(expected, "expected")
-    return Criterion(f"equal to {expected:.6g}", lambda measured, spread: measured == expected)
+    value = _number(expected, "expected")
+    return Criterion(f"equal to {value:.6g}", lambda measured, spread: measured == value)
 
 
-def near(expected: float, *, spreads: float = 3.0, max_spread: float) -> Criterion:
+def near(expected: SupportsFloat, *, spreads: SupportsFloat = 3.0, max_spread: SupportsFloat) -> Criterion:
     """|measured - expected| <= spreads * spread, with a spread of at most `max_spread`.
 
     The limit on the spread keeps a noisy measurement from agreeing with everything. The claim needs a spread.
     """
-    expected, spreads, max_spread = float(expected), float(spreads), float(max_spread)
+    center, count, limit = _number(expected, "expected"), _number(spreads, "spreads"), _number(max_spread, "max_spread")
 
     def test(measured: float, spread: float | None) -> bool:
         if spread is None:
             raise ValueError("Expected a measured spread for the criterion near(...), got none. Pass spread=... .")
-        return abs(measured - expected) <= spreads * spread and spread <= max_spread
+        return abs(measured - center) <= count * spread and spread <= limit
 
-    return Criterion(f"within {spreads:.6g} spreads of {expected:.6g}, spread at most {max_spread:.6g}", test)
+    return Criterion(f"within {count:.6g} spreads of {center:.6g}, spread at most {limit:.6g}", test)
 
 
 class ClaimsTable:
@@ -172,7 +172,7 @@ class ClaimsTable:
         return {"text/plain": repr(self), "text/html": as_html(self.rows), MIME: {"claims": self.rows}}
 
 
-def table(claims: Sequence[Claim]) -> ClaimsTable:
+def table(claims: Sequence[Any]) -> ClaimsTable:
     """The claims table that ends a chapter; make it the last expression of its cell.
 
     Raises:

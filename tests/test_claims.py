@@ -84,7 +84,7 @@ def test_empty_words_and_empty_tables_raise():
     with pytest.raises(ValueError, match="at least one claim"):
         table([])
     with pytest.raises(TypeError, match="type Claim"):
-        table(["It works"])  # pyright: ignore[reportArgumentType]
+        table(["It works"])
 
 
 def test_the_text_shows_rounded_numbers_and_fits_the_width():
