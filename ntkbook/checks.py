@@ -26,12 +26,12 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
         ValueError: for a wrong rank, an empty array, NaN or infinite entries.
     """
     if x is None or isinstance(x, (str, bytes, dict)):
-        raise TypeError(f"Expected {name} to be an array of floats, got {_describe(x)}. Pass a numpy or jax array.")
+        raise TypeError(f"Expected {name} to be an array of floats, got {describe(x)}. Pass a numpy or jax array.")
     try:
         array = jnp.asarray(x)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"Expected {name} to be an array of floats, got {_describe(x)}: {error}. Are all rows of equal length?"
+            f"Expected {name} to be an array of floats, got {describe(x)}: {error}. Are all rows of equal length?"
         ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
@@ -101,12 +101,12 @@ def one_of(value: Any, name: str, words: Sequence[Any]) -> None:
 def non_negative(value: Any, name: str) -> None:
     """Raises TypeError for what is no number, ValueError for a negative or NaN one."""
     if value is None or isinstance(value, (str, bytes, bool)):
-        raise TypeError(f"Expected {name} to be a number, got {_describe(value)}.")
+        raise TypeError(f"Expected {name} to be a number, got {describe(value)}.")
     if is_concrete(value):
         try:
             host = np.asarray(value, dtype=float)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"Expected {name} to be a number, got {_describe(value)}.") from error
+            raise TypeError(f"Expected {name} to be a number, got {describe(value)}.") from error
         if not (host >= 0).all():
             raise ValueError(f"Expected {name} to be zero or positive, got {value!r}.")
 
@@ -114,7 +114,7 @@ def non_negative(value: Any, name: str) -> None:
 def positive_int(value: Any, name: str) -> None:
     """Raises TypeError for what is no integer, ValueError unless it is at least 1."""
     if isinstance(value, bool) or not isinstance(value, (numbers.Integral, np.integer)):
-        raise TypeError(f"Expected {name} to be a positive whole number, got {_describe(value)}.")
+        raise TypeError(f"Expected {name} to be a positive whole number, got {describe(value)}.")
     if value < 1:
         raise ValueError(f"Expected {name} to be a positive whole number, got {value}.")
 
@@ -126,5 +126,5 @@ def momentum(value: Any) -> None:
         raise ValueError(f"Expected momentum in [0, 1), got {value!r}. At 1 nothing ever slows down.")
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     return "None" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"

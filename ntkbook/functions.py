@@ -1,0 +1,162 @@
+"""Any f(params, x) as a value that `jax.jit` can take: what the finite-width rooms share.
+
+A reader brings a network as a plain function, as `net.apply`, or as a callable object that holds
+numbers. `as_function` splits it into what compiled code depends on (the code, the structure) and what
+may change without compiling again (the numbers). The file also keeps the sentences for parameters and
+outputs that no finite-width computation can use, and the test that examples do not see each other.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import checks
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["numbers"], meta_fields=["call", "structure", "constants"]
+)
+@dataclass(frozen=True)
+class Function:
+    """f(params, x) with its numbers as leaves; `structure` is None for a function without an owner."""
+
+    numbers: tuple
+    call: Any
+    structure: Any = None
+    constants: tuple = ()
+
+    def __call__(self, params: Any, x: jax.Array) -> Any:
+        if self.structure is None:
+            return self.call(params, x)
+        numbers = iter(self.numbers)
+        leaves = [next(numbers) if leaf is _NUMBER else leaf for leaf in self.constants]
+        return self.call(jax.tree.unflatten(self.structure, leaves), params, x)
+
+
+class _Number:
+    def __repr__(self) -> str:
+        return "<number>"
+
+
+_NUMBER = _Number()
+
+
+def as_function(f: Callable) -> Function:
+    """`f` as a pytree: the object behind a bound method such as `net.apply` travels as an argument.
+
+    Raises:
+        TypeError: unless f can be called, or is a PyTorch module, which `from_torch` wraps first.
+    """
+    if isinstance(f, Function):
+        return f
+    if any(kind.__module__.startswith("torch.nn.") for kind in type(f).__mro__):
+        raise TypeError("Expected f to be a function of (params, x), got a PyTorch module. Wrap it: from_torch(module).")
+    if not callable(f):
+        raise TypeError(
+            f"Expected f to be a function of (params, x), got {checks.describe(f)}. For a network, pass net.apply."
+        )
+    owner, call = (f.__self__, f.__func__) if inspect.ismethod(f) else (f, type(f).__call__)
+    if jax.tree_util.all_leaves([owner]):
+        return Function((), _hashable(f))
+    leaves, structure = jax.tree.flatten(owner)
+    constants = tuple(_NUMBER if _is_number(leaf) else leaf for leaf in leaves)
+    return Function(tuple(leaf for leaf in leaves if _is_number(leaf)), call, structure, constants)
+
+
+def _is_number(leaf: Any) -> bool:
+    # whole numbers may decide a shape (how often a layer repeats), so they stay static
+    return isinstance(leaf, (float, jax.Array, np.ndarray, np.floating))
+
+
+@dataclass(frozen=True, eq=False)
+class _ByIdentity:
+    """A callable without a hash, told apart by identity."""
+
+    f: Callable
+
+    def __call__(self, params: Any, x: jax.Array) -> Any:
+        return self.f(params, x)
+
+
+def _hashable(f: Callable) -> Callable:
+    try:
+        hash(f)
+    except TypeError:
+        return _ByIdentity(f)
+    return f
+
+
+def partition(params: Any) -> tuple[list[jax.Array], Callable[[list], Any]]:
+    """The floating leaves of `params`, and the function that puts new ones in their place.
+
+    Whole numbers, booleans and random keys among the leaves are held constant.
+
+    Raises:
+        TypeError: for leaves that are no arrays, or if no leaf is floating.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    for leaf in leaves:
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int)):
+            raise TypeError(
+                f"Expected params to hold arrays only, got a leaf {checks.describe(leaf)}. "
+                "Split the model first, as in equinox.partition(model, equinox.is_inexact_array)."
+            )
+    is_float = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    if not any(is_float):
+        raise TypeError(
+            "Expected params with at least one floating array, got none. Did the call swap params and x?"
+            if leaves
+            else "Expected params with at least one floating array, got an empty tree. Pass what net.init returned."
+        )
+
+    def rebuild(floats: list) -> Any:
+        new = iter(floats)
+        return jax.tree.unflatten(structure, [next(new) if f else leaf for f, leaf in zip(is_float, leaves)])
+
+    return [jnp.asarray(leaf) for f, leaf in zip(is_float, leaves) if f], rebuild
+
+
+def outputs_of(function: Function, params: Any, x: jax.Array) -> jax.Array:
+    """f(params, x) as (n, o); a function of shape (n,) has one output, further axes are outputs too.
+
+    Raises:
+        TypeError: unless f returns one floating array.
+        ValueError: unless its first axis counts the examples.
+    """
+    out = function(params, x)
+    if not isinstance(out, jax.Array) or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise TypeError(
+            f"Expected f(params, x) to return one array of floats, got {checks.describe(out)}. "
+            "If it also returns new state, as BatchNorm in training mode does, fix the state and return the outputs."
+        )
+    if out.ndim == 0 or out.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"Expected f(params, x) with one row per example, so a first axis of {x.shape[0]}, got shape {out.shape}. "
+            "A function of one example? Wrap it: jax.vmap(f, in_axes=(None, 0))."
+        )
+    return out.reshape(out.shape[0], -1)
+
+
+def coupling(function: Function, params: Any, x: jax.Array) -> jax.Array:
+    """How far the output of one example depends on the company it keeps, relative to its size."""
+    first = x[:1]
+    other = x[-1:] if x.shape[0] > 1 else 2 * first + 1
+    alone = outputs_of(function, params, first)
+    together = outputs_of(function, params, jnp.concatenate([first, other]))[:1]
+    return jnp.abs(alone - together).max() / jnp.maximum(jnp.abs(alone).max(), jnp.finfo(alone.dtype).tiny)
+
+
+def check_independent(gap: jax.Array) -> None:
+    """Raises ValueError if `coupling` found that examples see each other."""
+    if checks.is_concrete(gap) and float(gap) > float(jnp.finfo(gap.dtype).eps) ** 0.4:
+        raise ValueError(
+            "Expected f(params, x) to treat each example on its own, got an output that changes with the rest of the "
+            "batch. BatchNorm or dropout in training mode? A tangent kernel compares one function at two points: "
+            "switch to evaluation mode (train=False, use_running_average=True, deterministic=True, model.eval())."
+        )
