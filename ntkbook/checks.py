@@ -119,6 +119,21 @@ def positive_int(value: Any, name: str) -> None:
         raise ValueError(f"Expected {name} to be a positive whole number, got {value}.")
 
 
+def positive_count(value: Any, name: str) -> None:
+    """Raises unless a number that may be traced or a whole float, as sliders send, is at least 1."""
+    non_negative(value, name)
+    if is_concrete(value):
+        host = np.asarray(value, dtype=float)
+        if not ((host >= 1) & (host == np.floor(host))).all():
+            raise ValueError(f"Expected {name} to be a positive whole number, got {value!r}.")
+
+
+def not_text(value: Any, name: str) -> None:
+    """Raises TypeError for text where a number belongs. JAX's tracers and placeholders pass."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"Expected {name} to be a number, got {_describe(value)}.")
+
+
 def momentum(value: Any) -> None:
     """Raises ValueError unless 0 <= momentum < 1."""
     non_negative(value, "momentum")
