@@ -1,0 +1,136 @@
+"""What a reader may change: a label, a unit, a range and a default, with no widget attached.
+
+Four constructors make the four kinds: `slider` (linear or logarithmic), `choice` and `powers_of_two` (a few stops, so
+that each can be compiled or cached beforehand), and `toggle`. `Control.clean` is the one place where a value on its way
+to a computation becomes a Python float: JAX compiles again for an int or a numpy scalar where a float came before.
+"""
+
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """The lowest and the highest value that a control takes."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Control:
+    """One thing that a reader may change; made by `slider`, `choice`, `powers_of_two` or `toggle`."""
+
+    label: str
+    low: float
+    high: float
+    default: float
+    unit: str = ""
+    step: float = 0.0
+    is_log: bool = False
+    is_toggle: bool = False
+    stops: tuple[float, ...] = ()
+    play: bool = False
+
+    @property
+    def range(self) -> Range:
+        return Range(self.low, self.high)
+
+    def clean(self, name: str, value: Any) -> float:
+        """`value` as a Python float inside the range; a control with stops takes the nearest one, as the mouse does.
+
+        Raises:
+            TypeError: for what is no number.
+            ValueError: outside the range, or NaN.
+        """
+        if not isinstance(value, numbers.Real) and not (hasattr(value, "ndim") and value.ndim == 0):
+            raise TypeError(f"Expected {name} to be a number, got {type(value).__name__} {str(value)[:40]!r}.")
+        number = float(value)
+        slack = 1e-9 * max(abs(self.low), abs(self.high))  # 10**log10(high) may come out a rounding error above high
+        if not self.low - slack <= number <= self.high + slack:
+            raise ValueError(
+                f"Expected {name} between {show(self.low)} and {show(self.high)}, got {show(number)}. "
+                "The panel's `controls` lists every range."
+            )
+        if self.stops:
+            near = math.log(number) if self.is_log else number
+            return min(self.stops, key=lambda stop: abs((math.log(stop) if self.is_log else stop) - near))
+        return min(max(number, self.low), self.high)
+
+    def at(self, position: float) -> float:
+        """The value at a position from 0 (lowest) to 1 (highest) along the slider."""
+        if self.stops:
+            return self.stops[round(position * (len(self.stops) - 1))]
+        if self.is_log:
+            value = math.exp(math.log(self.low) + position * (math.log(self.high) - math.log(self.low)))
+        else:
+            value = self.low + position * (self.high - self.low)
+        return min(max(value, self.low), self.high)
+
+    def position(self, value: float) -> float:
+        """Where `value` stands along the slider, from 0 to 1: the inverse of `at`."""
+        if self.stops:
+            return self.stops.index(value) / max(len(self.stops) - 1, 1)
+        if self.is_log:
+            return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        return (value - self.low) / (self.high - self.low)
+
+
+def slider(
+    label: str,
+    low: float,
+    high: float,
+    default: float,
+    *,
+    unit: str = "",
+    step: float | None = None,
+    log: bool = False,
+    play: bool = False,
+) -> Control:
+    """A continuous control. `step` is what one key press adds: by default a hundredth of the range.
+
+    With `log=True` steps are equal factors, and `step` is in powers of ten. With `play=True` a button moves it
+    through its range: meant for time.
+
+    Raises:
+        ValueError: unless low <= default <= high and low < high; for `log`, unless 0 < low.
+    """
+    low, high, default = float(low), float(high), float(default)
+    if not (low < high and low <= default <= high):
+        raise ValueError(f"Expected low <= default <= high for {label!r}, got {low}, {default}, {high}.")
+    if log and low <= 0:
+        raise ValueError(f"Expected a logarithmic slider {label!r} to begin above 0, got {low}.")
+    span = math.log10(high / low) if log else high - low
+    return Control(label, low, high, default, unit, float(step) if step else span / 100, log, play=play)
+
+
+def choice(
+    label: str, stops: Sequence[float], default: float, *, unit: str = "", log: bool = False, play: bool = False
+) -> Control:
+    """A control with a few stops, in rising order. `log=True` says that their distances are ratios.
+
+    Raises:
+        ValueError: unless the stops rise and hold the default.
+    """
+    values = tuple(float(stop) for stop in stops)
+    if len(values) < 2 or list(values) != sorted(set(values)) or float(default) not in values:
+        raise ValueError(f"Expected rising stops that hold the default for {label!r}, got {values} and {default}.")
+    return Control(label, values[0], values[-1], float(default), unit, 0.0, log, stops=values, play=play)
+
+
+def powers_of_two(label: str, low: int, high: int, default: int, *, unit: str = "") -> Control:
+    """Stops at the powers of two from `low` to `high`: the control for a width."""
+    first, last = round(math.log2(low)), round(math.log2(high))
+    return choice(label, [2.0**i for i in range(first, last + 1)], default, unit=unit, log=True)
+
+
+def toggle(label: str, default: bool = False) -> Control:
+    """On or off: 1.0 or 0.0 for the computation."""
+    return Control(label, 0.0, 1.0, float(default), is_toggle=True, stops=(0.0, 1.0))
+
+
+def show(value: float) -> str:
+    """A number for people: four significant digits, whole numbers without a point."""
+    return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"

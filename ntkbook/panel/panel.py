@@ -1,0 +1,229 @@
+"""The panel itself: values to data to picture and reading, with or without a notebook around it."""
+
+import base64
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .controls import Control, Range
+from .picture import DOTS_PER_INCH, Build, Picture, Update
+
+Compute = Callable[..., Mapping[str, Any]]
+Reading = Callable[[dict[str, Any], dict[str, float]], str]
+
+
+class Panel:
+    """A picture with sliders. See the docstring of `ntkbook.panel` for a complete example.
+
+    Args:
+        compute: `compute(**values) -> dict of arrays`, pure; every control arrives as a Python float.
+        build: `build(fig, data) -> dict`, makes the artists once, on an empty figure.
+        update: `update(artists, data)`, moves what `build` returned.
+        controls: name -> `slider`, `choice`, `powers_of_two` or `toggle`; the names are the arguments of `compute`.
+        reading: `reading(data, state) -> str`, one line with the numbers that matter.
+        title, caption: words above the controls: what to do, and what to see.
+        presets: label of a button -> the values that it sets; the other controls stay.
+        size: inches at 100 dots per inch; `density` dots of the picture per dot of the page.
+        warm: settings computed once at construction, so that nothing compiles later. By default the defaults, and each
+            stop of each `choice` and `toggle`.
+
+    Raises:
+        ValueError: when the names of `controls`, of `compute`'s arguments and of the presets do not agree.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        build: Build,
+        update: Update,
+        controls: Mapping[str, Control],
+        reading: Reading,
+        *,
+        title: str = "",
+        caption: str = "",
+        presets: Mapping[str, Mapping[str, float]] | None = None,
+        size: tuple[float, float] = (8.6, 3.6),
+        density: float = 2.0,
+        warm: list[dict[str, float]] | None = None,
+    ):
+        self.definitions = dict(controls)
+        self.title, self.caption, self.size, self.density = title, caption, size, density
+        self._compute, self._build, self._update, self._read = compute, build, update, reading
+        self._listeners: list[Callable[[Panel], None]] = []
+        self._picture: Picture | None = None
+        self._view: Any = None
+        self._png: bytes | None = None
+        _same_names(compute, self.definitions)
+        self._values = {name: control.default for name, control in self.definitions.items()}
+        self._wanted = dict(self._values)
+        self.presets = {label: self._clean(values) for label, values in (presets or {}).items()}
+        for values in _stops_in_turn(self.definitions) if warm is None else warm:
+            self._arrays({**self._values, **self._clean(values)})
+        self._data = self._arrays(self._values)
+        self._line = self._reading_of(self._data, self._values)
+        self._error = ""
+
+    # ------------------------------------------------------------ what a program asks and sets
+
+    @property
+    def controls(self) -> dict[str, Range]:
+        """Name -> (low, high)."""
+        return {name: control.range for name, control in self.definitions.items()}
+
+    def state(self) -> dict[str, float]:
+        """Name -> the value that is shown."""
+        return dict(self._values)
+
+    def data(self) -> dict[str, np.ndarray]:
+        """The arrays that are drawn."""
+        return dict(self._data)
+
+    @property
+    def reading(self) -> str:
+        """One line of text with the numbers that matter, or what went wrong."""
+        return self._error or self._line
+
+    @property
+    def failed(self) -> bool:
+        """Did the last move fail, so that `reading` tells the error?"""
+        return bool(self._error)
+
+    def set(self, **values: float) -> "Panel":
+        """Move controls, all at once: one computation, one new picture. A control with stops takes the nearest.
+
+        Raises:
+            ValueError: for an unknown name or a value outside its range; nothing has moved then.
+        """
+        self._move({**self._values, **self._clean(values)})
+        return self
+
+    def reset(self) -> "Panel":
+        """Every control to its default."""
+        return self.set(**{name: control.default for name, control in self.definitions.items()})
+
+    def on_change(self, listener: Callable[["Panel"], None]) -> None:
+        """Call `listener(panel)` after each move."""
+        self._listeners.append(listener)
+
+    # ------------------------------------------------------------ pictures
+
+    def png(self) -> bytes:
+        """The picture as it is now, as a PNG file."""
+        if self._png is None:
+            if self._picture is None:
+                self._picture = Picture(self._build, self._update, self._data, size=self.size, density=self.density)
+            else:
+                self._picture.move(self._data)
+            self._png = self._picture.png()
+        return self._png
+
+    def figure(self) -> Figure:
+        """A new, plain matplotlib figure of the present state, for a paper: `panel.figure().savefig("name.pdf")`."""
+        return Picture(self._build, self._update, self._data, size=self.size, density=1.0).figure
+
+    @property
+    def widget(self) -> Any:
+        """The widgets: made when first asked for."""
+        return self._shown().box
+
+    def __repr__(self) -> str:
+        return "Panel(" + ", ".join(f"{n}={_short(self.definitions[n], v)}" for n, v in self._values.items()) + ")"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A live widget where there is a kernel; elsewhere a picture, and failing that one line of text."""
+        view = self._shown()
+        bundle = {
+            "text/plain": repr(self),
+            "image/png": base64.b64encode(self.png()).decode(),
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": view.box.model_id,
+            },
+        }
+        width, height = (round(inches * DOTS_PER_INCH) for inches in self.size)
+        return bundle, {"image/png": {"width": width, "height": height}}
+
+    # ------------------------------------------------------------ moves
+
+    def _clean(self, values: Mapping[str, Any]) -> dict[str, float]:
+        unknown = [name for name in values if name not in self.definitions]
+        if unknown:
+            raise ValueError(f"Expected controls among {', '.join(self.definitions)}, got {', '.join(unknown)}.")
+        return {name: self.definitions[name].clean(name, value) for name, value in values.items()}
+
+    def _move(self, values: dict[str, float]) -> None:
+        """Compute, and only then change anything."""
+        if values == self._values and not self._error:
+            return
+        data = self._arrays(values)
+        line = self._reading_of(data, values)
+        self._values, self._wanted, self._data, self._line, self._error = values, dict(values), data, line, ""
+        self._png = None
+        if self._view is not None:
+            self._view.refresh(self)
+        for listener in self._listeners:
+            listener(self)
+
+    def _on_widget(self, name: str, value: float) -> None:
+        """A reader moved `name`. What fails is told in the reading line: an exception here would vanish unseen."""
+        try:
+            self._wanted[name] = self.definitions[name].clean(name, value)
+            self._move(dict(self._wanted))
+        except Exception as error:
+            self._tell(error)
+
+    def _on_preset(self, values: Mapping[str, float]) -> None:
+        try:
+            self.set(**values)
+        except Exception as error:
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        self._error = f"This setting failed, and the picture is the last good one. {type(error).__name__}: {error}"
+        if self._view is not None:
+            self._view.show_reading(self.reading, is_error=True)
+
+    def _arrays(self, values: Mapping[str, float]) -> dict[str, np.ndarray]:
+        arrays = self._compute(**values)
+        if not isinstance(arrays, Mapping):
+            raise TypeError(f"Expected compute to return a dict of arrays, got {type(arrays).__name__}.")
+        return {name: np.asarray(array) for name, array in arrays.items()}
+
+    def _reading_of(self, data: dict[str, Any], values: dict[str, float]) -> str:
+        return " ".join(str(self._read(dict(data), dict(values))).split())
+
+    def _shown(self) -> Any:
+        if self._view is None:
+            from .widgets import PanelView
+
+            self._view = PanelView(self)
+        return self._view
+
+
+def _same_names(compute: Compute, controls: Mapping[str, Control]) -> None:
+    parameters = inspect.signature(compute).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    names = {p.name for p in parameters}
+    required = {p.name for p in parameters if p.default is p.empty}
+    if not (required <= set(controls) <= names):
+        raise ValueError(
+            f"Expected a control for each argument of compute, got arguments {sorted(names)} and "
+            f"controls {sorted(controls)}. Use the same names."
+        )
+
+
+def _stops_in_turn(controls: Mapping[str, Control]) -> list[dict[str, float]]:
+    return [{name: stop} for name, control in controls.items() for stop in control.stops]
+
+
+def _short(control: Control, value: float) -> str:
+    if control.is_toggle:
+        return str(bool(value))
+    if control.stops and value == round(value):
+        return str(round(value))
+    return repr(float(f"{value:.4g}"))

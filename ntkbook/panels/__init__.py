@@ -1,0 +1,21 @@
+"""Every panel of the book by name, each built when it is asked for."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from ..panel import Panel
+
+
+def _lazy(chapter: str, function: str) -> Callable[[], Panel]:
+    """A function that imports `panels/<chapter>.py` and calls `function` there: the table below costs nothing to import."""
+
+    def make() -> Panel:
+        return getattr(import_module(f"{__name__}.{chapter}"), function)()
+
+    make.__name__ = function
+    return make
+
+
+PANELS: dict[str, Callable[[], Panel]] = {
+    # name -> _lazy(file in this folder, function that returns a Panel at its default state)
+}
