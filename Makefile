@@ -1,0 +1,57 @@
+# Two commands for a fresh machine: `make lab` opens the book, `make test` checks everything.
+# Each makes .venv when it is not there. The rest is listed by `make help`.
+
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel clean notebook-venv test-venv
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+notebook-venv:
+	@sh tools/setup.sh notebook
+
+test-venv:
+	@sh tools/setup.sh test
+
+lab: notebook-venv  ## open the book in JupyterLab, on this machine only and with a token
+	@.venv/bin/ntkbook lab notebooks
+
+test: test-venv  ## run everything: unit and property tests, all notebooks, the browser test
+	@$(PY) tools/check.py tests notebooks browser
+
+check: test-venv  ## all that CI does: lint, types, and everything of `make test`
+	@$(PY) tools/check.py lint types tests notebooks browser
+
+quick: test-venv  ## the tests that take seconds
+	@$(PY) tools/check.py quick
+
+lint: test-venv  ## style of code and notebooks, and types
+	@$(PY) tools/check.py lint types
+
+format: test-venv  ## put code and notebooks into the common style
+	@$(PY) -m ruff check --fix --quiet . && $(PY) -m ruff format .
+
+notebooks: test-venv  ## run all notebooks again and save their outputs (ONLY=03 for one)
+	@$(PY) tools/refresh.py $(ONLY)
+
+portable: test-venv  ## run the notebooks as another processor would: one core, other vector width
+	@$(PY) tools/check.py portable
+
+claims: test-venv  ## run the book and print its claims, chapter by chapter
+	@.venv/bin/ntkbook claims notebooks
+
+bench: test-venv  ## time the library beside its peer, and store the result in benchmarks/
+	@$(PY) benchmarks/run.py
+
+lock: test-venv  ## write constraints.txt: the newest versions that work together
+	@$(PY) tools/lock.py
+
+lowest: test-venv  ## run the quick tests with the lowest versions that pyproject.toml allows
+	@$(PY) tools/lowest.py
+
+wheel: test-venv  ## build the wheel and try it from an empty directory
+	@$(PY) tools/wheel.py
+
+clean:  ## remove .venv and everything that was made
+	@rm -rf .venv build dist artifacts .pytest_cache .ruff_cache .hypothesis

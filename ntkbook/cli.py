@@ -1,0 +1,227 @@
+"""The command `ntkbook`: `ntkbook lab` puts the book into a folder and opens it, `ntkbook claims` runs it.
+
+The notebooks travel inside the wheel. A reader's copy is hers: a file that she changed is never written over.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import claims
+
+MANIFEST = ".ntkbook.json"
+FIRST = "00_start_here.ipynb"
+
+
+class Failure(Exception):
+    """A sentence for the person at the terminal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"Could not go on: {error}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def book() -> Path:
+    """The folder of the notebooks: inside the installed package, or beside it in a checkout.
+
+    Raises:
+        Failure: where neither holds a notebook.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if any(folder.glob("*.ipynb")):
+            return folder
+    raise Failure("Expected the notebooks inside the package, found none. Install ntkbook again.")
+
+
+def chapters(folder: Path, words: Sequence[str] = ()) -> list[Path]:
+    """The chapters of a folder in order; with words, those whose name contains one of them."""
+    found = [path for path in sorted(folder.glob("*.ipynb")) if not words or any(word in path.name for word in words)]
+    if not found:
+        chosen = f" with {' or '.join(words)} in their names" if words else ""
+        raise Failure(f"Expected notebooks{chosen} in {folder}, found none.")
+    return found
+
+
+def copy_book(source: Path, folder: Path) -> list[str]:
+    """Copies the book; returns a line for each file that is kept because the reader changed it.
+
+    A file is updated only if it still is what an earlier copy wrote there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise Failure(f"Expected a folder, got the file {folder}. Name another: ntkbook lab my-folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() == source.resolve():
+        return []
+    manifest = _read_manifest(folder)
+    kept = []
+    for path in sorted(source.rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        name = path.relative_to(source).as_posix()
+        target = folder / name
+        new = path.read_bytes()
+        if target.exists() and _digest(target.read_bytes()) not in (manifest.get(name), _digest(new)):
+            kept.append(f"Kept your changed {name}; move it away to get the book's own.")
+            continue
+        if not target.exists() or target.read_bytes() != new:
+            _write(target, new)
+        manifest[name] = _digest(new)
+    _write(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    return kept
+
+
+def execute(path: Path) -> dict[str, Any]:
+    """Runs a notebook in a fresh kernel and returns it, with its outputs, as parsed JSON.
+
+    Raises:
+        Failure: for the first cell that raises, with its error.
+    """
+    try:
+        import nbclient
+        import nbformat
+    except ImportError as error:
+        raise Failure(_missing(error)) from error
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        store_widget_state=False,
+        record_timing=False,
+    )
+    try:
+        client.execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        raise Failure(f"{path.name} stopped: {error.ename}: {error.evalue}") from error
+    except (nbclient.exceptions.CellTimeoutError, nbclient.exceptions.DeadKernelError) as error:
+        raise Failure(f"{path.name} stopped: {str(error).strip().splitlines()[0]}") from error
+    return notebook
+
+
+def _lab(options: argparse.Namespace) -> int:
+    folder = Path(options.folder)
+    for line in copy_book(book(), folder):
+        print(line)
+    first = folder / FIRST
+    opened = first if first.exists() else folder
+    print(f"The book is in {folder.resolve()}.", flush=True)
+    if options.copy_only:
+        return 0
+    try:
+        import jupyterlab  # noqa: F401
+    except ImportError as error:
+        raise Failure(_missing(error)) from error
+    command = [sys.executable, "-m", "jupyterlab", str(opened), "--ServerApp.ip=127.0.0.1"]
+    # nothing leaves the machine: no look for news or updates
+    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    if options.no_browser:
+        command.append("--no-browser")
+    if options.port:
+        command.append(f"--ServerApp.port={options.port}")
+    if getattr(os, "geteuid", lambda: 1)() == 0:
+        command.append("--ServerApp.allow_root=True")  # in a container there is often no other user
+    return subprocess.call(command)
+
+
+def _claims(options: argparse.Namespace) -> int:
+    folder = Path(options.folder) if options.folder else book()
+    if not folder.is_dir():
+        raise Failure(f"Expected a folder with notebooks, got {folder}.")
+    rows, troubles = [], []
+    for path in chapters(folder, options.only):
+        start = time.perf_counter()
+        try:
+            notebook = json.loads(path.read_text()) if options.stored else execute(path)
+        except (Failure, ValueError) as error:
+            troubles.append(str(error))
+            print(f"{path.stem}: {error}", file=sys.stderr, flush=True)
+            continue
+        found = claims.claims_in(notebook)
+        rows += [{"chapter": path.stem, **row} for row in found]
+        passed = sum(row["verdict"] == "PASS" for row in found)
+        seconds = "" if options.stored else f" in {time.perf_counter() - start:.0f} s"
+        print(f"{path.stem}: {passed} of {len(found)} claims pass{seconds}", file=sys.stderr, flush=True)
+        if not found:
+            troubles.append(f"{path.stem} states no claim")
+    if rows:
+        print(claims.as_markdown(rows) if options.markdown else _by_chapter(rows))
+    for trouble in troubles:
+        print(trouble, file=sys.stderr)
+    return 1 if troubles or any(row["verdict"] != "PASS" for row in rows) else 0
+
+
+def _by_chapter(rows: Sequence[dict[str, str]]) -> str:
+    blocks = []
+    for chapter in dict.fromkeys(row["chapter"] for row in rows):
+        blocks += [chapter, claims.as_text([row for row in rows if row["chapter"] == chapter]), ""]
+    return "\n".join([*blocks, f"The book: {claims.summary(rows)}"])
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}  # a lost manifest only means that nothing is updated over what is there
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # whole or not at all: an interrupted copy must not look like a reader's change
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _missing(error: ImportError) -> str:
+    return f'Expected JupyterLab beside ntkbook, but {error.name} is missing. Run: pip install "ntkbook[notebook]".'
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ntkbook", description="An interactive book on the Neural Tangent Kernel.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    lab = commands.add_parser("lab", help="copy the book to a folder and open it in JupyterLab")
+    lab.add_argument("folder", nargs="?", default="ntk-book", help="where the book goes (default: %(default)s)")
+    lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
+    lab.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 8888)")
+    lab.add_argument("--copy-only", action="store_true", help="copy the book and stop")
+    lab.set_defaults(run=_lab)
+    judge = commands.add_parser("claims", help="run the book and print its claims with their verdicts")
+    judge.add_argument("folder", nargs="?", help="a folder of notebooks (default: the book itself)")
+    judge.add_argument("--only", nargs="+", default=[], metavar="WORD", help="chapters with a word in their name")
+    judge.add_argument("--stored", action="store_true", help="read the saved outputs instead of running")
+    judge.add_argument("--markdown", action="store_true", help="print one Markdown table")
+    judge.set_defaults(run=_claims)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

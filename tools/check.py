@@ -1,0 +1,104 @@
+"""Runs the named checks one after the other, all of them even if one fails, and ends with a summary.
+
+    python tools/check.py lint types tests notebooks browser
+
+Standard library only; every step is a command that can also be typed by hand, and is printed before it runs.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# left in a shell, these would test something else than this folder
+DISTURBING = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONSTARTUP",
+    "PYTEST_ADDOPTS",
+    "MPLBACKEND",
+    "JAX_ENABLE_X64",
+    "JAX_DEBUG_NANS",
+    "JAX_DISABLE_JIT",
+    "XLA_FLAGS",
+)
+PARALLEL = ["-n", "2", "--dist", "loadscope"]
+NBVAL = [
+    "--nbval",
+    "--nbval-current-env",
+    "--nbval-sanitize-with=tests/nbval.cfg",
+    "--nbval-cell-timeout=120",
+    "-p",
+    "no:cacheprovider",
+    "-q",
+]
+
+
+def notebooks():
+    """All notebooks, solutions included, as paths from the root."""
+    found = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+    return [str(path.relative_to(ROOT)) for path in found if ".ipynb_checkpoints" not in path.parts]
+
+
+def command(step):
+    """The command of a step, as a list of words."""
+    pytest = [sys.executable, "-m", "pytest"]
+    return {
+        "lint": [
+            [sys.executable, "-m", "ruff", "check", "."],
+            [sys.executable, "-m", "ruff", "format", "--check", "."],
+        ],
+        "types": [[sys.executable, "-m", "pyright"]],
+        "quick": [[*pytest, "tests", "-m", "not slow and not browser", "-q", *PARALLEL]],
+        "tests": [[*pytest, "tests", "-m", "not browser", "-q", *PARALLEL]],
+        "notebooks": [[*pytest, *notebooks(), *NBVAL, *PARALLEL]],
+        "portable": [[*one_core(), *pytest, *notebooks(), *NBVAL]],
+        "browser": [[*pytest, "tests/browser", "-m", "browser", "-q", "-s", "-p", "no:cacheprovider"]],
+    }[step]
+
+
+def one_core():
+    return ["taskset", "-c", "0"] if shutil.which("taskset") else []
+
+
+def run(step, environment):
+    """Runs the step; returns True or False."""
+    if step in ("notebooks", "portable") and not notebooks():
+        print("There are no notebooks in notebooks/.", flush=True)
+        return False
+    if step == "portable":
+        environment = {**environment, "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}
+    good = True
+    for words in command(step):
+        shown = ["python" if word == sys.executable else word for word in words]
+        print(f"\n== {step}: {' '.join(shown)}", flush=True)
+        good = subprocess.run(words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL).returncode == 0 and good
+    return good
+
+
+def main(steps):
+    environment = {name: value for name, value in os.environ.items() if name not in DISTURBING}
+    environment.setdefault("JAX_PLATFORMS", "cpu")
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    results = []
+    with tempfile.TemporaryDirectory() as home:
+        # a reader's own Jupyter settings and start-up files stay out of the checks
+        environment |= {"JUPYTER_CONFIG_DIR": home, "IPYTHONDIR": home, "JUPYTER_NO_CONFIG": "1"}
+        for step in steps:
+            start = time.perf_counter()
+            good = run(step, environment)
+            results.append((step, good, time.perf_counter() - start))
+    print("\nSummary")
+    for step, good, seconds in results:
+        print(f"  {step:<10} {'passed' if good else 'FAILED'}  {seconds:6.1f} s")
+    failed = sum(not good for _, good, _ in results)
+    print(f"checks: {len(results) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or ["tests"]))
