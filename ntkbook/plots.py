@@ -24,6 +24,9 @@ from . import checks
 INK = "#777777"  # text, axes and data: 4.5 to 1 against white, 4.2 to 1 against #111
 
 
+Number = int | float
+
+
 @dataclass(frozen=True)
 class Meaning:
     """How one idea of the book looks: a colour, and a dash pattern and marker that repeat what the colour says."""
@@ -103,7 +106,9 @@ def meaning_of(word: str) -> Meaning:
 # ---------------------------------------------------------------- axes
 
 
-def columns(fig: Figure, *ratios: float, label_room: float | Sequence[float] = 0.95, gap: float = 0.75) -> list[Axes]:
+def columns(
+    fig: Figure, *ratios: Number, label_room: Number | Sequence[Number] = 0.95, gap: Number = 0.75
+) -> list[Axes]:
     """Axes side by side, with widths in the `ratios`, and room for labels right of each; all room is in inches.
 
     The margins are fixed: axes stand still while their contents move. `columns(fig)` makes one.
@@ -129,13 +134,13 @@ def frame(
     xlabel: str = "",
     ylabel: str = "",
     *,
-    xlim: tuple[float, float] | None = None,
-    ylim: tuple[float, float] | None = None,
+    xlim: tuple[Number, Number] | None = None,
+    ylim: tuple[Number, Number] | None = None,
     xscale: str = "linear",
     yscale: str = "linear",
     title: str = "",
 ) -> Axes:
-    """Quiet axes: two spines, labels with units, limits that are set once; a title only where two axes need telling apart."""
+    """Quiet axes: two spines, labels with units, limits set once; a title only where two axes need telling apart."""
     ax.set_xscale(xscale)
     ax.set_yscale(yscale)
     ax.set_xlabel(xlabel)
@@ -144,6 +149,8 @@ def frame(
         ax.set_title(title)
     for name in ("top", "right"):
         ax.spines[name].set_visible(False)
+    # ticks are made as late as the first drawing, when the style may be gone again
+    ax.tick_params(which="both", color=INK, labelcolor=INK, labelsize=9)
     if xlim is not None:
         ax.set_xlim(*xlim)
     if ylim is not None:
@@ -244,7 +251,7 @@ def points(ax: Axes, x: Any, y: Any, meaning: str = "data", *, label: str = "", 
     return _labelled(ax, (dots,), lambda x, y: dots.set_data(x, y), dots, label)
 
 
-def bars(ax: Axes, x: Any, heights: Any, meaning: str, *, width: float = 0.8, **look: Any) -> Mark:
+def bars(ax: Axes, x: Any, heights: Any, meaning: str, *, width: Number = 0.8, **look: Any) -> Mark:
     """Bars from zero: `set(heights)`."""
     m = meaning_of(meaning)
     made = ax.bar(np.asarray(x), np.asarray(heights), **{"width": width, "color": m.colour, "zorder": 2, **look})
@@ -257,9 +264,9 @@ def bars(ax: Axes, x: Any, heights: Any, meaning: str, *, width: float = 0.8, **
 
 
 def image(
-    ax: Axes, values: Any, *, limits: tuple[float, float] | None = None, cmap: str = "cividis", **look: Any
+    ax: Axes, values: Any, *, limits: tuple[Number, Number] | None = None, cmap: str = "cividis", **look: Any
 ) -> Mark:
-    """A matrix as an image, first row on top: `set(values)`. Without `limits` the colours span the values of each call."""
+    """A matrix as an image, first row on top: `set(values)`. Without `limits` the colours span what they show."""
     values = np.asarray(values, dtype=float)
     # zorder 1: above the frame's background, so that it is part of what moves
     shown = ax.imshow(values, **{"cmap": cmap, "aspect": "equal", "interpolation": "nearest", "zorder": 1, **look})
@@ -278,7 +285,7 @@ def image(
     return Mark((shown,), move)
 
 
-def vertical(ax: Axes, x: float, meaning: str = "guide", **look: Any) -> Mark:
+def vertical(ax: Axes, x: Any, meaning: str = "guide", **look: Any) -> Mark:
     """A vertical line through the axes: `set(x)`."""
     m = meaning_of(meaning)
     look = {"color": m.colour, "linestyle": m.dashes, "linewidth": m.width, "zorder": 1.5, **look}
@@ -286,7 +293,7 @@ def vertical(ax: Axes, x: float, meaning: str = "guide", **look: Any) -> Mark:
     return Mark((rule,), lambda x: rule.set_xdata([float(x), float(x)]))
 
 
-def horizontal(ax: Axes, y: float, meaning: str = "guide", **look: Any) -> Mark:
+def horizontal(ax: Axes, y: Any, meaning: str = "guide", **look: Any) -> Mark:
     """A horizontal line through the axes: `set(y)`."""
     m = meaning_of(meaning)
     look = {"color": m.colour, "linestyle": m.dashes, "linewidth": m.width, "zorder": 1.5, **look}
@@ -294,13 +301,13 @@ def horizontal(ax: Axes, y: float, meaning: str = "guide", **look: Any) -> Mark:
     return Mark((rule,), lambda y: rule.set_ydata([float(y), float(y)]))
 
 
-def direct_label(ax: Axes, x: float, y: float, text: str, meaning: str, **look: Any) -> Mark:
+def direct_label(ax: Axes, x: Any, y: Any, text: str, meaning: str, **look: Any) -> Mark:
     """Words at a place in data coordinates, in the colour of their meaning: `set(x, y)` or `set(x, y, text)`."""
     m = meaning_of(meaning)
     look = {"color": m.colour, "fontsize": 9, "zorder": 5, **look}
     words = ax.text(float(x), float(y), text, **look)
 
-    def move(x: float, y: float, text: str | None = None) -> None:
+    def move(x: Any, y: Any, text: str | None = None) -> None:
         words.set_position((float(x), float(y)))
         if text is not None:
             words.set_text(text)

@@ -1,4 +1,4 @@
-"""Pictures with sliders: one definition that is alive in a notebook, a picture without a kernel, and a figure for a paper."""
+"""Pictures with sliders."""
 
 from .controls import Control as Control
 from .controls import Range as Range

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+Number = int | float  # what a caller may write; a `Control` holds floats
+
 
 class Range(NamedTuple):
     """The lowest and the highest value that a control takes."""
@@ -59,33 +61,33 @@ class Control:
             return min(self.stops, key=lambda stop: abs((math.log(stop) if self.is_log else stop) - near))
         return min(max(number, self.low), self.high)
 
-    def at(self, position: float) -> float:
+    def at(self, position: Number) -> float:
         """The value at a position from 0 (lowest) to 1 (highest) along the slider."""
         if self.stops:
             return self.stops[round(position * (len(self.stops) - 1))]
+        if position <= 0 or position >= 1:
+            return self.low if position <= 0 else self.high
         if self.is_log:
-            value = math.exp(math.log(self.low) + position * (math.log(self.high) - math.log(self.low)))
-        else:
-            value = self.low + position * (self.high - self.low)
-        return min(max(value, self.low), self.high)
+            return self.low * (self.high / self.low) ** position
+        return self.low + position * (self.high - self.low)
 
-    def position(self, value: float) -> float:
+    def position(self, value: Number) -> float:
         """Where `value` stands along the slider, from 0 to 1: the inverse of `at`."""
         if self.stops:
             return self.stops.index(value) / max(len(self.stops) - 1, 1)
         if self.is_log:
-            return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+            return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
 
 def slider(
     label: str,
-    low: float,
-    high: float,
-    default: float,
+    low: Number,
+    high: Number,
+    default: Number,
     *,
     unit: str = "",
-    step: float | None = None,
+    step: Number | None = None,
     log: bool = False,
     play: bool = False,
 ) -> Control:
@@ -107,7 +109,7 @@ def slider(
 
 
 def choice(
-    label: str, stops: Sequence[float], default: float, *, unit: str = "", log: bool = False, play: bool = False
+    label: str, stops: Sequence[Number], default: Number, *, unit: str = "", log: bool = False, play: bool = False
 ) -> Control:
     """A control with a few stops, in rising order. `log=True` says that their distances are ratios.
 
@@ -131,6 +133,6 @@ def toggle(label: str, default: bool = False) -> Control:
     return Control(label, 0.0, 1.0, float(default), is_toggle=True, stops=(0.0, 1.0))
 
 
-def show(value: float) -> str:
+def show(value: Number) -> str:
     """A number for people: four significant digits, whole numbers without a point."""
-    return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.4g}"
+    return f"{value:.0f}" if abs(value) < 1e6 and value == round(value) else f"{value:.4g}"

@@ -2,13 +2,13 @@
 
 import base64
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .controls import Control, Range
+from .controls import Control, Number, Range
 from .picture import DOTS_PER_INCH, Build, Picture, Update
 
 Compute = Callable[..., Mapping[str, Any]]
@@ -44,10 +44,10 @@ class Panel:
         *,
         title: str = "",
         caption: str = "",
-        presets: Mapping[str, Mapping[str, float]] | None = None,
-        size: tuple[float, float] = (8.6, 3.6),
-        density: float = 2.0,
-        warm: list[dict[str, float]] | None = None,
+        presets: Mapping[str, Mapping[str, Number]] | None = None,
+        size: tuple[Number, Number] = (8.6, 3.6),
+        density: Number = 2.0,
+        warm: Sequence[Mapping[str, Number]] | None = None,
     ):
         self.definitions = dict(controls)
         self.title, self.caption, self.size, self.density = title, caption, size, density
@@ -91,7 +91,7 @@ class Panel:
         """Did the last move fail, so that `reading` tells the error?"""
         return bool(self._error)
 
-    def set(self, **values: float) -> "Panel":
+    def set(self, **values: Any) -> "Panel":
         """Move controls, all at once: one computation, one new picture. A control with stops takes the nearest.
 
         Raises:
@@ -176,7 +176,7 @@ class Panel:
         except Exception as error:
             self._tell(error)
 
-    def _on_preset(self, values: Mapping[str, float]) -> None:
+    def _on_preset(self, values: Mapping[str, Number]) -> None:
         try:
             self.set(**values)
         except Exception as error:

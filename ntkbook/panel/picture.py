@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.spines import Spine
 
 from .. import plots
+from .controls import Number
 
 Build = Callable[[Figure, dict[str, Any]], dict[str, Any]]
 Update = Callable[[dict[str, Any], dict[str, Any]], None]
@@ -34,7 +35,7 @@ class Picture:
     """
 
     def __init__(
-        self, build: Build, update: Update, data: dict[str, Any], *, size: tuple[float, float], density: float
+        self, build: Build, update: Update, data: dict[str, Any], *, size: tuple[Number, Number], density: Number
     ):
         self.figure = Figure(figsize=size, dpi=DOTS_PER_INCH * density, facecolor="none")
         self.canvas = FigureCanvasAgg(self.figure)
@@ -78,7 +79,7 @@ class Picture:
 
 
 def moving_artists(fig: Figure) -> list[Artist]:
-    """All that lies in the axes with a zorder of 1 or more, in drawing order, axes after axes; then words on the figure."""
+    """All in the axes with a zorder of 1 or more, in drawing order, axes after axes; then words on the figure."""
     moving: list[Artist] = []
     for ax in fig.axes:
         fixed = {ax.patch, ax.title, ax._left_title, ax._right_title}  # type: ignore[attr-defined]

@@ -5,12 +5,13 @@ control has two faces that follow each other: a labelled field for exact values 
 """
 
 import html
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from .controls import Control, show
+from .controls import Control, Number, show
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -123,10 +124,13 @@ def _faces(control: Control, value: float) -> list[Any]:
             ipywidgets.SelectionSlider(options=options, value=value, readout=False, layout=slider_layout),
         ]
     if control.is_log:
-        from math import log10
-
         slider: Any = ipywidgets.FloatLogSlider(
-            value=value, base=10, min=log10(control.low), max=log10(control.high), step=control.step, readout=False
+            value=value,
+            base=10,
+            min=math.log10(control.low),
+            max=math.log10(control.high),
+            step=control.step,
+            readout=False,
         )
     else:
         slider = ipywidgets.FloatSlider(
@@ -152,7 +156,7 @@ def _play_button(control: Control, value: float) -> Any:
     )
 
 
-def _button(label: str, values: Mapping[str, float], panel: "Panel") -> ipywidgets.Button:
+def _button(label: str, values: Mapping[str, Number], panel: "Panel") -> ipywidgets.Button:
     button = ipywidgets.Button(description=label, layout={"width": "auto"})
     button.on_click(lambda _: panel._on_preset(values))
     return button

@@ -7,7 +7,7 @@ from ..panel import Panel
 
 
 def _lazy(chapter: str, function: str) -> Callable[[], Panel]:
-    """A function that imports `panels/<chapter>.py` and calls `function` there: the table below costs nothing to import."""
+    """A function that imports `panels/<chapter>.py` when called, and calls `function` there."""
 
     def make() -> Panel:
         return getattr(import_module(f"{__name__}.{chapter}"), function)()

@@ -1,0 +1,338 @@
+"""The panel engine: values to data to picture, events, errors, and what is compiled when."""
+
+import base64
+import gc
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from demo_panel import build, curves, demo, reading, update
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from ntkbook import plots
+from ntkbook.panel import Panel, Range, choice, powers_of_two, slider, toggle
+from ntkbook.panel.picture import png_bytes
+
+
+def a_panel(compute, **controls) -> Panel:
+    """The smallest panel on `compute`, which returns an array `y` of eleven numbers."""
+
+    def draw(fig, data):
+        (ax,) = plots.columns(fig)
+        plots.frame(ax, "x", "y", xlim=(0, 10), ylim=(-10, 10))
+        return {"y": plots.line(ax, np.arange(11.0), data["y"], "ntk", label="curve")}
+
+    def move(artists, data):
+        artists["y"].set(np.arange(11.0), data["y"])
+
+    return Panel(compute, draw, move, controls, lambda data, state: f"y_0 = {data['y'][0]:.3f}", density=1.0)
+
+
+def faces(panel: Panel, name: str):
+    return panel._shown().controls[name]._faces
+
+
+# ---------------------------------------------------------------- what a program asks and sets
+
+
+def test_state_data_reading_and_controls():
+    panel = demo()
+    assert panel.state() == {"t": 1.0, "rate": 0.5, "width": 64.0, "is_trained": 1.0}
+    assert panel.controls["t"] == (0.01, 100.0) == Range(0.01, 100.0)
+    assert (
+        panel.reading
+        == f"At t = 1, the mean is at most {np.exp(-0.5) * abs(np.sin(panel.data()['x'])).max():.3f} from the target."
+    )
+    assert panel.data()["nets"].shape == (5, 200)
+    assert repr(panel) == "Panel(t=1.0, rate=0.5, width=64, is_trained=True)"
+
+
+def test_set_changes_data_and_reading_and_computes_once():
+    calls = []
+
+    def compute(a, b):
+        calls.append((a, b))
+        return {"y": np.full(11, a + 10 * b)}
+
+    panel = a_panel(compute, a=slider("a", 0, 1, 0.5), b=slider("b", 0, 1, 0.0))
+    calls.clear()
+    assert panel.set(a=1, b=np.float32(0.5)) is panel
+    assert calls == [(1.0, 0.5)] and all(type(v) is float for v in calls[0])
+    assert panel.reading == "y_0 = 6.000"
+    panel.set(a=1.0)  # nothing new
+    assert len(calls) == 1
+    panel.reset()
+    assert panel.state() == {"a": 0.5, "b": 0.0}
+
+
+@pytest.mark.parametrize(
+    "values", [{"tt": 1.0}, {"t": 1e3}, {"t": 0.0}, {"t": float("nan")}, {"rate": 1.0, "width": 2}]
+)
+def test_wrong_settings_are_refused_and_nothing_moves(values):
+    panel = demo()
+    before = panel.state()
+    with pytest.raises(ValueError, match="Expected"):
+        panel.set(**values)
+    assert panel.state() == before
+    with pytest.raises(TypeError, match="Expected t to be a number"):
+        panel.set(t="late")
+
+
+def test_stops_take_the_nearest_in_ratio():
+    panel = demo()
+    assert panel.set(width=100).state()["width"] == 128.0
+    assert panel.set(width=90).state()["width"] == 64.0
+    assert panel.set(is_trained=False).state()["is_trained"] == 0.0
+
+
+def test_names_must_agree():
+    with pytest.raises(ValueError, match="a control for each argument"):
+        a_panel(lambda a: {"y": np.zeros(11)}, b=slider("b", 0, 1, 0))
+    with pytest.raises(ValueError, match="Expected controls among"):
+        Panel(curves, build, update, demo().definitions, reading, presets={"late": {"time": 1.0}})
+    with pytest.raises(TypeError, match="dict of arrays"):
+        a_panel(lambda a: np.zeros(11), a=slider("a", 0, 1, 0))
+
+
+def test_constructors_of_controls_refuse_nonsense():
+    for make in (
+        lambda: slider("a", 1, 0, 0.5),
+        lambda: slider("a", 0, 1, 2),
+        lambda: slider("a", 0, 1, 0.5, log=True),
+        lambda: choice("a", [1, 3, 2], 1),
+        lambda: choice("a", [1, 2], 3),
+        lambda: choice("a", [1], 1),
+    ):
+        with pytest.raises(ValueError, match="Expected"):
+            make()
+
+
+@pytest.mark.parametrize(
+    "control",
+    [slider("a", -1, 3, 0), slider("a", 1e-3, 1e3, 1, log=True), powers_of_two("a", 2, 64, 8), toggle("a")],
+    ids=["linear", "log", "stops", "toggle"],
+)
+def test_position_is_the_inverse_of_at(control):
+    for position in (0.0, 1.0) if control.stops else (0.0, 0.3, 0.5, 1.0):
+        value = control.clean("a", control.at(position))
+        assert abs(control.position(value) - position) < 1e-12
+    assert control.at(0) == control.low and control.at(1) == control.high
+
+
+# ---------------------------------------------------------------- compilation
+
+
+def test_a_sweep_of_sliders_compiles_once():
+    traces = []
+
+    @jax.jit
+    def compute(a, width):
+        traces.append(1)
+        return {"y": a * jax.numpy.ones(11) + width}
+
+    panel = a_panel(compute, a=slider("a", 0, 1, 0.5), width=powers_of_two("width", 1, 8, 2))
+    for a in np.linspace(0, 1, 50):
+        panel.set(a=a, width=2 ** round(3 * a))
+    assert len(traces) == 1
+
+
+def test_each_stop_is_computed_at_construction():
+    seen = []
+
+    def compute(a, width, on):
+        seen.append((width, on))
+        return {"y": np.full(11, a)}
+
+    a_panel(compute, a=slider("a", 0, 1, 0.5), width=powers_of_two("width", 4, 16, 8), on=toggle("on"))
+    assert set(seen) == {(4.0, 0.0), (8.0, 0.0), (16.0, 0.0), (8.0, 1.0)}
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def test_artists_equal_the_data():
+    panel = demo().set(t=7.0, width=4)
+    panel.png()
+    data, artists = panel.data(), panel._picture.artists
+    fill, curve, _ = artists["band"].artists
+    np.testing.assert_array_equal(curve.get_ydata(), data["mean"])
+    vertices = fill.get_paths()[0].vertices
+    assert vertices[:, 1].max() == (data["mean"] + 2 * data["sd"]).max()
+    for drawn, net in zip(artists["nets"].artists, data["nets"]):
+        np.testing.assert_array_equal(drawn.get_ydata(), net)
+    np.testing.assert_array_equal(artists["kernel"].artists[0].get_array(), data["kernel"])
+
+
+def pixels(figure) -> np.ndarray:
+    """An oracle for the blitted picture: matplotlib's own complete draw of a plain figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def test_moved_picture_equals_a_fresh_complete_drawing():
+    panel = demo()
+    panel.png()
+    panel.set(t=20.0, rate=1.5, width=4)
+    panel.png()
+    figure = panel.figure()
+    figure.set_dpi(200)
+    np.testing.assert_array_equal(panel._picture.rgba(), pixels(figure))
+
+
+def test_text_is_drawn_once_while_limits_stay_and_again_when_they_move():
+    def draw(fig, data):
+        (ax,) = plots.columns(fig)
+        plots.frame(ax, "x", "y", xlim=(0, 10))
+        plots.limits(ax, y=data["y"])
+        return {"y": plots.line(ax, np.arange(11.0), data["y"], "ntk"), "ax": ax}
+
+    def move(artists, data):
+        plots.limits(artists["ax"], y=data["y"])
+        artists["y"].set(np.arange(11.0), data["y"])
+
+    panel = Panel(
+        lambda a: {"y": a * np.arange(11.0)}, draw, move, {"a": slider("a", 1, 100, 9.1)}, lambda d, s: str(s["a"])
+    )
+    panel.png()
+    for a in (9.2, 9.3, 9.9):
+        panel.set(a=a).png()
+    assert panel._picture.full_draws == 1
+    panel.set(a=90).png()
+    assert panel._picture.full_draws == 2
+    figure = panel.figure()
+    figure.set_dpi(200)
+    np.testing.assert_array_equal(panel._picture.rgba(), pixels(figure))
+
+
+def test_png_is_the_picture_with_a_transparent_background():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (37, 53, 4), dtype=np.uint8)
+    import io
+
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png_bytes(noise)))), noise)
+    shown = Image.open(io.BytesIO(demo().png()))
+    assert shown.size == (1720, 720) and shown.mode == "RGBA"
+    assert shown.getpixel((3, 3))[3] == 0
+
+
+def test_pictures_leave_no_trace_in_pyplot():
+    before = plt.get_fignums()
+    demo().png()
+    assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg"])
+def test_figure_for_a_paper(tmp_path, suffix):
+    file = tmp_path / f"figure.{suffix}"
+    demo().figure().savefig(file)
+    assert file.stat().st_size > 2000
+
+
+def test_mime_bundle_is_a_widget_a_picture_and_a_line():
+    panel = demo()
+    bundle, metadata = panel._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "image/png", "application/vnd.jupyter.widget-view+json"}
+    assert bundle["text/plain"] == repr(panel)
+    png = base64.b64decode(bundle["image/png"])
+    assert png == panel.png() and b"matplotlib" not in png.lower()
+    assert metadata["image/png"] == {"width": 860, "height": 360}
+
+
+# ---------------------------------------------------------------- widgets
+
+
+def test_a_slider_moved_by_the_reader_moves_field_picture_and_reading():
+    panel = demo()
+    view = panel._shown()
+    field, handle = faces(panel, "t")
+    png, line = view.image.value, view.reading.value
+    handle.value = 10.0
+    assert panel.state()["t"] == 10.0 and field.value == 10.0
+    assert view.image.value != png and view.image.value == panel.png()
+    assert "At t = 10," in view.reading.value != line
+    field.value = 20.0
+    assert panel.state()["t"] == 20.0 and handle.value == 20.0
+
+
+def test_set_from_code_moves_every_widget():
+    panel = demo()
+    view = panel._shown()
+    panel.set(t=10.0, width=4, is_trained=False)
+    assert [face.value for face in faces(panel, "t")] == [10.0, pytest.approx(10.0)]
+    assert [face.value for face in faces(panel, "width")] == [4.0, 4.0]
+    assert [face.value for face in faces(panel, "is_trained")] == [False]
+    assert view.image.value == panel.png()
+
+
+def test_fields_have_labels_and_units():
+    labels = [faces(demo(), name)[0].description for name in demo().controls]
+    assert labels == ["time", "learning rate (1/step)", "width (units)", "trained"]
+
+
+def test_presets_reset_and_play():
+    panel = demo()
+    view = panel._shown()
+    buttons = {button.description: button for button in view.box.children[2].children}
+    assert list(buttons) == ["Start", "Narrow and late", "Reset"]
+    buttons["Narrow and late"].click()
+    assert panel.state() == {"t": 50.0, "rate": 0.5, "width": 4.0, "is_trained": 1.0}
+    buttons["Reset"].click()
+    assert panel.state()["t"] == 1.0
+    play = view.controls["t"].play
+    assert play.value == 50  # the middle of the logarithmic range
+    play.value = 100
+    assert panel.state()["t"] == 100.0
+
+
+def test_an_error_lands_in_the_reading_and_the_next_good_move_clears_it():
+    def compute(a):
+        if a > 0.9:
+            raise ArithmeticError("too <much>")
+        return {"y": np.full(11, a)}
+
+    panel = a_panel(compute, a=slider("a", 0, 1, 0.5))
+    view = panel._shown()
+    png = view.image.value
+    faces(panel, "a")[1].value = 1.0
+    assert panel.failed and "ArithmeticError: too <much>" in panel.reading
+    assert "too &lt;much&gt;" in view.reading.value and 'role="alert"' in view.reading.value
+    assert view.image.value == png and panel.state() == {"a": 0.5}
+    faces(panel, "a")[1].value = 0.5  # back where the picture is
+    assert panel.reading == "y_0 = 0.500" and 'role="status"' in view.reading.value
+    with pytest.raises(ArithmeticError):
+        panel.set(a=1.0)
+    assert panel.state() == {"a": 0.5} and not panel.failed
+
+
+def test_two_copies_are_independent():
+    one, two = demo(), demo()
+    one._shown(), two._shown()
+    faces(one, "t")[1].value = 30.0
+    assert two.state()["t"] == 1.0 and one.png() != two.png()
+
+
+def test_listeners_hear_each_move_once():
+    panel, heard = demo(), []
+    panel._shown()
+    panel.on_change(lambda p: heard.append(p.state()["t"]))
+    faces(panel, "t")[1].value = 3.0
+    panel.set(t=4.0, rate=1.0)
+    assert heard == [3.0, 4.0]
+
+
+def test_a_flood_of_moves_leaves_nothing_behind():
+    panel = demo()
+    view = panel._shown()
+    handle = faces(panel, "t")[1]
+    for t in np.geomspace(0.1, 10, 5):
+        handle.value = t
+    gc.collect()
+    before = len(gc.get_objects())
+    for t in np.geomspace(10, 0.1, 40):
+        handle.value = t
+    gc.collect()
+    assert len(gc.get_objects()) - before < 50
+    assert view.image.value == panel.png() and panel._picture.full_draws == 1
