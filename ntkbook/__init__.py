@@ -2,9 +2,12 @@
 
 from .activations import Abs as Abs
 from .activations import Erf as Erf
+from .activations import Gelu as Gelu
 from .activations import Identity as Identity
 from .activations import LeakyRelu as LeakyRelu
 from .activations import Relu as Relu
+from .activations import Sign as Sign
+from .activations import Step as Step
 from .kernel import Kernel as Kernel
 from .kernel import kernel as kernel
 from .kernel import nngp as nngp
@@ -14,3 +17,16 @@ from .layers import LayerNorm as LayerNorm
 from .layers import Repeat as Repeat
 from .layers import Residual as Residual
 from .layers import serial as serial
+from .numeric_activations import Elementwise as Elementwise
+from .numeric_activations import Elu as Elu
+from .numeric_activations import Sigmoid as Sigmoid
+from .numeric_activations import Silu as Silu
+from .numeric_activations import Softplus as Softplus
+from .numeric_activations import Tanh as Tanh
+from .smooth_activations import Cos as Cos
+from .smooth_activations import Exp as Exp
+from .smooth_activations import Gaussian as Gaussian
+from .smooth_activations import Hermite as Hermite
+from .smooth_activations import Polynomial as Polynomial
+from .smooth_activations import Rbf as Rbf
+from .smooth_activations import Sin as Sin

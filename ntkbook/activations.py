@@ -1,10 +1,12 @@
 """Activations: phi beside its dual, the Gaussian averages that an infinitely wide layer sees.
 
-For (u, v) Gaussian with variances q1, q2 and covariance k, `dual(q1, q2, k)` is the pair
-T = E[phi(u) phi(v)] and Tdot = E[phi'(u) phi'(v)]. By Price's theorem Tdot = dT/dk, which the tests hold every class
-here to. A new activation is a class with `phi` and `dual`, a name in `__init__`, a row in the test's list.
-Notebook 02 draws them all.
+For (u, v) Gaussian with variances q1, q2 and covariance k, `dual(q1, q2, k)` is the pair T = E[phi(u) phi(v)] and
+Tdot = E[phi'(u) phi'(v)]. By Price's theorem Tdot = dT/dk, and the tests hold every class to it. A new activation is a
+class with `phi` and `dual`, a name in `__init__`, a row in the test's list. Here: the contract, the activations with
+a kink or a jump at zero, erf and GELU. The others: smooth_activations.py, numeric_activations.py. Notebook 02 draws all.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +115,7 @@ class Relu(Activation):
 class LeakyRelu(Activation):
     """phi(x) = max(x, 0) + slope min(x, 0)."""
 
-    slope: float = 0.01
+    slope: Any = 0.01
 
     def phi(self, x):
         return jnp.where(x > 0, x, like(self.slope, x) * x)
@@ -140,7 +142,7 @@ class Abs(Activation):
         return q, jnp.ones_like(q)
 
 
-def _root_of_difference(P1: Array, P2: Array, m: Array) -> Array:
+def root_of_difference(P1: Array, P2: Array, m: Array) -> Array:
     """sqrt(P1 P2 - m^2), without overflow of the product and with full digits where m^2 is close to it."""
     root = jnp.sqrt(P1) * jnp.sqrt(P2)
     return jnp.sqrt(root - m) * jnp.sqrt(root + m)
@@ -154,9 +156,55 @@ class Erf(Activation):
         return jax.scipy.special.erf(x)
 
     def dual(self, q1, q2, k):
-        root = _root_of_difference(1 + 2 * q1, 1 + 2 * q2, 2 * k)
+        root = root_of_difference(1 + 2 * q1, 1 + 2 * q2, 2 * k)
         return 2 / jnp.pi * jnp.arctan2(2 * k, root), 4 / jnp.pi / root
 
     def variance(self, q):
         root = jnp.sqrt(1 + 4 * q)
         return 2 / jnp.pi * jnp.arctan2(2 * q, root), 4 / jnp.pi / root
+
+
+@pytree
+class Gelu(Activation):
+    """phi(x) = x Phi(x), with the normal distribution function: the exact GELU. Tsuchida et al. 2021, Proposition 3."""
+
+    def phi(self, x):
+        return jax.nn.gelu(x, approximate=False)
+
+    def dual(self, q1, q2, k):
+        root = root_of_difference(1 + q1, 1 + q2, k)
+        angle = jnp.arctan2(k, root)
+        k_over_P = (k / (1 + q1)) / (1 + q2)
+        p_over_P = (q1 / (1 + q1)) * (q2 / (1 + q2))
+        T = k / 4 + (k * k_over_P / root + p_over_P * root + k * angle) / (2 * jnp.pi)
+        bracket = (1 / root) ** 2 + 1 / ((1 + q1) * (1 + q2)) - p_over_P + 1
+        return T, 1 / 4 + (angle + k / root * bracket) / (2 * jnp.pi)
+
+
+@pytree
+class Step(Activation):
+    """phi(x) = 1 for x > 0, else 0. Its slope is zero almost everywhere, so weights before it have no NTK."""
+
+    def phi(self, x):
+        return (x > 0).astype(x.dtype)
+
+    def dual(self, q1, q2, k):
+        T = (jnp.pi - arccos(cosine(q1, q2, k))) / (2 * jnp.pi)
+        return jnp.where((q1 > 0) & (q2 > 0), T, 0), jnp.zeros_like(k)
+
+    def variance(self, q):
+        return jnp.where(q > 0, 0.5, 0).astype(q.dtype), jnp.zeros_like(q)
+
+
+@pytree
+class Sign(Activation):
+    """phi(x) = 1 for x > 0, -1 for x < 0, 0 at 0. Its slope is zero almost everywhere, as that of `Step`."""
+
+    def phi(self, x):
+        return jnp.sign(x)
+
+    def dual(self, q1, q2, k):
+        return 1 - 2 / jnp.pi * arccos(cosine(q1, q2, k)), jnp.zeros_like(k)
+
+    def variance(self, q):
+        return (q > 0).astype(q.dtype), jnp.zeros_like(q)

@@ -119,6 +119,14 @@ def positive_int(value: Any, name: str) -> None:
         raise ValueError(f"Expected {name} to be a positive whole number, got {value}.")
 
 
+def whole_number(value: Any, name: str) -> None:
+    """Raises TypeError for what is no integer, ValueError for a negative one."""
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, np.integer)):
+        raise TypeError(f"Expected {name} to be a whole number, got {_describe(value)}.")
+    if value < 0:
+        raise ValueError(f"Expected {name} to be zero or a positive whole number, got {value}.")
+
+
 def positive_count(value: Any, name: str) -> None:
     """Raises unless a number that may be traced or a whole float, as sliders send, is at least 1."""
     non_negative(value, name)
