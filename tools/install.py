@@ -142,9 +142,10 @@ def pip(venv, arguments):
     command = [str(venv / "bin" / "python"), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
     # ours decides where things go, not a setting left in the shell; where packages come from stays the user's
     environment = {k: v for k, v in os.environ.items() if k not in ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")}
+    environment.setdefault("PIP_RETRIES", "2")  # of five, so that a missing network is said soon
     said = []
     with subprocess.Popen(
-        [*command, arguments[0], "--retries", "2", *arguments[1:]],
+        [*command, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -165,10 +166,11 @@ def pip(venv, arguments):
                 "Could not reach the package index to install what is needed. "
                 "Is there a network (and a proxy, if you need one)? Then call again."
             )
-        if "No matching distribution found" in talk:
+        missing = [line.strip() for line in said if "No matching distribution found" in line]
+        if missing:
             version = f"{sys.version_info[0]}.{sys.version_info[1]}"
             raise Failure(
-                f"pip found no package that fits ({last_line(talk)}). "
+                f"pip found no package that fits ({missing[-1]}). "
                 f"Is an index switched off (PIP_NO_INDEX), or is Python {version} too new for these packages?"
             )
         raise Failure("pip could not install the packages: " + last_line(talk))

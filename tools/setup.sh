@@ -2,7 +2,7 @@
 # Finds a Python of at least 3.11 and lets it make or repair .venv:  sh tools/setup.sh notebook|test
 # When everything is in place already this costs one start of Python.
 set -u
-cd "$(dirname "$0")/.." || exit 1
+cd "${0%/*}/.." || exit 1
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 if [ -x .venv/bin/python ] && .venv/bin/python -I tools/install.py "$1" --is-current 2>/dev/null; then
@@ -15,6 +15,6 @@ for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.14
         exec "$candidate" -I tools/install.py "$1"
     fi
 done
-found=$(python3 -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null || echo "no Python")
-echo "Expected Python 3.11 or newer, got $found. Install one (python.org, your package manager), or name one: make PYTHON=/path/to/python3.12 ..." >&2
+found=$(python3 -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>/dev/null) || found=
+echo "Expected Python 3.11 or newer, got ${found:-none}. Install one (python.org, your package manager), or name one: make PYTHON=/path/to/python3.12 ..." >&2
 exit 1
