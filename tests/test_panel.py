@@ -30,8 +30,12 @@ def a_panel(compute, **controls) -> Panel:
     return Panel(compute, draw, move, controls, lambda data, state: f"y_0 = {data['y'][0]:.3f}", density=1.0)
 
 
-def faces(panel: Panel, name: str):
-    return panel._shown().controls[name]._faces
+def field(panel: Panel, name: str):
+    return panel._shown().controls[name].field
+
+
+def handle(panel: Panel, name: str):
+    return panel._shown().controls[name].counters[0]
 
 
 # ---------------------------------------------------------------- what a program asks and sets
@@ -111,14 +115,26 @@ def test_constructors_of_controls_refuse_nonsense():
 
 @pytest.mark.parametrize(
     "control",
-    [slider("a", -1, 3, 0), slider("a", 1e-3, 1e3, 1, log=True), powers_of_two("a", 2, 64, 8), toggle("a")],
-    ids=["linear", "log", "stops", "toggle"],
+    [
+        slider("a", -1, 3, 0),
+        slider("a", 0.1, 2, 1),
+        slider("a", 0, 1, 0, step=0.3),
+        slider("a", 1e-3, 1e3, 1, log=True),
+        powers_of_two("a", 2, 64, 8),
+        toggle("a"),
+    ],
+    ids=["linear", "uneven", "coarse", "log", "stops", "toggle"],
 )
-def test_position_is_the_inverse_of_at(control):
-    for position in (0.0, 1.0) if control.stops else (0.0, 0.3, 0.5, 1.0):
-        value = control.clean("a", control.at(position))
-        assert abs(control.position(value) - position) < 1e-12
-    assert control.at(0) == control.low and control.at(1) == control.high
+def test_each_step_is_a_rising_value_in_range_and_knows_its_index(control):
+    values = [control.value_at(i) for i in range(control.steps + 1)]
+    assert values[0] == control.low and values[-1] == control.high and values == sorted(set(values))
+    assert [control.index_of(value) for value in values] == list(range(control.steps + 1))
+    assert [control.clean("a", value) for value in values] == values
+
+
+def test_steps_are_round_numbers():
+    assert [slider("a", 0.1, 2, 1).value_at(i) for i in (1, 2, 20)] == [0.12, 0.14, 0.5]
+    assert slider("a", 0.01, 100, 1, log=True).value_at(65) == 3.981
 
 
 # ---------------------------------------------------------------- compilation
@@ -247,28 +263,29 @@ def test_mime_bundle_is_a_widget_a_picture_and_a_line():
 def test_a_slider_moved_by_the_reader_moves_field_picture_and_reading():
     panel = demo()
     view = panel._shown()
-    field, handle = faces(panel, "t")
     png, line = view.image.value, view.reading.value
-    handle.value = 10.0
-    assert panel.state()["t"] == 10.0 and field.value == 10.0
+    handle(panel, "t").value = 75  # of 100 steps over four powers of ten
+    assert panel.state()["t"] == 10.0 and field(panel, "t").value == 10.0
     assert view.image.value != png and view.image.value == panel.png()
     assert "At t = 10," in view.reading.value != line
-    field.value = 20.0
-    assert panel.state()["t"] == 20.0 and handle.value == 20.0
+    field(panel, "t").value = 1.0
+    assert panel.state()["t"] == 1.0 and handle(panel, "t").value == 50
 
 
-def test_set_from_code_moves_every_widget():
+def test_a_value_set_from_code_stays_exact_and_moves_every_widget():
     panel = demo()
     view = panel._shown()
-    panel.set(t=10.0, width=4, is_trained=False)
-    assert [face.value for face in faces(panel, "t")] == [10.0, pytest.approx(10.0)]
-    assert [face.value for face in faces(panel, "width")] == [4.0, 4.0]
-    assert [face.value for face in faces(panel, "is_trained")] == [False]
+    panel.set(t=10.123456, width=4, is_trained=False)
+    assert panel.state() == {"t": 10.123456, "rate": 0.5, "width": 4.0, "is_trained": 0.0}
+    assert (field(panel, "t").value, handle(panel, "t").value) == (10.123, 75)
+    assert (field(panel, "width").value, handle(panel, "width").value) == (4.0, 0)
+    assert field(panel, "is_trained").value is False
     assert view.image.value == panel.png()
 
 
 def test_fields_have_labels_and_units():
-    labels = [faces(demo(), name)[0].description for name in demo().controls]
+    panel = demo()
+    labels = [field(panel, name).description for name in panel.controls]
     assert labels == ["time", "learning rate (1/step)", "width (units)", "trained"]
 
 
@@ -281,10 +298,10 @@ def test_presets_reset_and_play():
     assert panel.state() == {"t": 50.0, "rate": 0.5, "width": 4.0, "is_trained": 1.0}
     buttons["Reset"].click()
     assert panel.state()["t"] == 1.0
-    play = view.controls["t"].play
-    assert play.value == 50  # the middle of the logarithmic range
+    play = view.controls["t"].counters[1]
+    assert play.value == 50
     play.value = 100
-    assert panel.state()["t"] == 100.0
+    assert panel.state()["t"] == 100.0 and handle(panel, "t").value == 100
 
 
 def test_an_error_lands_in_the_reading_and_the_next_good_move_clears_it():
@@ -296,11 +313,11 @@ def test_an_error_lands_in_the_reading_and_the_next_good_move_clears_it():
     panel = a_panel(compute, a=slider("a", 0, 1, 0.5))
     view = panel._shown()
     png = view.image.value
-    faces(panel, "a")[1].value = 1.0
+    handle(panel, "a").value = 100
     assert panel.failed and "ArithmeticError: too <much>" in panel.reading
     assert "too &lt;much&gt;" in view.reading.value and 'role="alert"' in view.reading.value
     assert view.image.value == png and panel.state() == {"a": 0.5}
-    faces(panel, "a")[1].value = 0.5  # back where the picture is
+    handle(panel, "a").value = 50  # back where the picture is
     assert panel.reading == "y_0 = 0.500" and 'role="status"' in view.reading.value
     with pytest.raises(ArithmeticError):
         panel.set(a=1.0)
@@ -310,7 +327,7 @@ def test_an_error_lands_in_the_reading_and_the_next_good_move_clears_it():
 def test_two_copies_are_independent():
     one, two = demo(), demo()
     one._shown(), two._shown()
-    faces(one, "t")[1].value = 30.0
+    handle(one, "t").value = 90
     assert two.state()["t"] == 1.0 and one.png() != two.png()
 
 
@@ -318,7 +335,7 @@ def test_listeners_hear_each_move_once():
     panel, heard = demo(), []
     panel._shown()
     panel.on_change(lambda p: heard.append(p.state()["t"]))
-    faces(panel, "t")[1].value = 3.0
+    field(panel, "t").value = 3.0
     panel.set(t=4.0, rate=1.0)
     assert heard == [3.0, 4.0]
 
@@ -326,13 +343,12 @@ def test_listeners_hear_each_move_once():
 def test_a_flood_of_moves_leaves_nothing_behind():
     panel = demo()
     view = panel._shown()
-    handle = faces(panel, "t")[1]
-    for t in np.geomspace(0.1, 10, 5):
-        handle.value = t
+    for index in range(5):
+        handle(panel, "t").value = index
     gc.collect()
     before = len(gc.get_objects())
-    for t in np.geomspace(10, 0.1, 40):
-        handle.value = t
+    for index in range(40, 90):
+        handle(panel, "t").value = index
     gc.collect()
     assert len(gc.get_objects()) - before < 50
     assert view.image.value == panel.png() and panel._picture.full_draws == 1

@@ -61,23 +61,32 @@ class Control:
             return min(self.stops, key=lambda stop: abs((math.log(stop) if self.is_log else stop) - near))
         return min(max(number, self.low), self.high)
 
-    def at(self, position: Number) -> float:
-        """The value at a position from 0 (lowest) to 1 (highest) along the slider."""
+    @property
+    def steps(self) -> int:
+        """How many key presses lead from the lowest value to the highest."""
         if self.stops:
-            return self.stops[round(position * (len(self.stops) - 1))]
-        if position <= 0 or position >= 1:
-            return self.low if position <= 0 else self.high
-        if self.is_log:
-            return self.low * (self.high / self.low) ** position
-        return self.low + position * (self.high - self.low)
+            return len(self.stops) - 1
+        span = math.log10(self.high / self.low) if self.is_log else self.high - self.low
+        return max(1, math.ceil(span / self.step - 1e-9))
 
-    def position(self, value: Number) -> float:
-        """Where `value` stands along the slider, from 0 to 1: the inverse of `at`."""
+    def value_at(self, index: int) -> float:
+        """The value after `index` steps from the lowest one, as a round number."""
         if self.stops:
-            return self.stops.index(value) / max(len(self.stops) - 1, 1)
+            return self.stops[index]
+        if index <= 0 or index >= self.steps:
+            return self.low if index <= 0 else self.high
         if self.is_log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            return float(f"{self.low * 10 ** (index * self.step):.4g}")
+        return float(f"{self.low + index * self.step:.10g}")
+
+    def index_of(self, value: float) -> int:
+        """The step nearest to `value`."""
+        if self.stops:
+            return self.stops.index(value)
+        if value >= self.high:
+            return self.steps
+        distance = math.log10(value / self.low) if self.is_log else value - self.low
+        return min(round(distance / self.step), self.steps)
 
 
 def slider(
@@ -91,7 +100,7 @@ def slider(
     log: bool = False,
     play: bool = False,
 ) -> Control:
-    """A continuous control. `step` is what one key press adds: by default a hundredth of the range.
+    """A continuous control. `step` is what one key press adds: by default a round number near a hundredth of the range.
 
     With `log=True` steps are equal factors, and `step` is in powers of ten. With `play=True` a button moves it
     through its range: meant for time.
@@ -104,8 +113,11 @@ def slider(
         raise ValueError(f"Expected low <= default <= high for {label!r}, got {low}, {default}, {high}.")
     if log and low <= 0:
         raise ValueError(f"Expected a logarithmic slider {label!r} to begin above 0, got {low}.")
-    span = math.log10(high / low) if log else high - low
-    return Control(label, low, high, default, unit, float(step) if step else span / 100, log, play=play)
+    if step is None:
+        step = math.log10(high / low) / 100 if log else _round_step((high - low) / 100)
+    if step <= 0:
+        raise ValueError(f"Expected a positive step for {label!r}, got {step}.")
+    return Control(label, low, high, default, unit, float(step), log, play=play)
 
 
 def choice(
@@ -131,6 +143,12 @@ def powers_of_two(label: str, low: int, high: int, default: int, *, unit: str = 
 def toggle(label: str, default: bool = False) -> Control:
     """On or off: 1.0 or 0.0 for the computation."""
     return Control(label, 0.0, 1.0, float(default), is_toggle=True, stops=(0.0, 1.0))
+
+
+def _round_step(rough: float) -> float:
+    """1, 2 or 5 times a power of ten, the nearest to `rough` from above but for a quarter."""
+    unit = 10.0 ** math.floor(math.log10(rough))
+    return next(m * unit for m in (1, 2, 5, 10) if m * unit >= 0.8 * rough)
 
 
 def show(value: Number) -> str:

@@ -5,8 +5,7 @@ control has two faces that follow each other: a labelled field for exact values 
 """
 
 import html
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -20,48 +19,50 @@ Moved = Callable[[str, float], None]
 
 
 class ControlView:
-    """The widgets of one control. `moved(name, value)` is called when the reader moves one; `show` moves them all."""
+    """The widgets of one control. `moved(name, value)` is called when the reader moves one; `show` moves them all.
 
-    def __init__(self, name: str, control: Control, value: float, moved: Moved):
+    The handle counts steps and knows no values: a front end rounds a value to the handle's grid and sends it back, and
+    a value set from code would not stay what it is.
+    """
+
+    def __init__(self, name: str, control: Control, value: float, moved: Moved, label_width: int):
         self.name, self.control, self._moved = name, control, moved
         self._is_showing = False
-        self._faces = _faces(control, value)
-        self.play = _play_button(control, value) if control.play else None
-        for face in self._faces:
-            face.observe(self._on_face, names="value")
-        if self.play is not None:
-            self.play.observe(self._on_play, names="value")
-        children = [*self._faces] if self.play is None else [*self._faces, self.play]
-        self.row = ipywidgets.HBox(children, layout={"align_items": "center", "margin": "0 24px 0 0"})
+        self.field = _field(control, value, label_width)
+        self.field.observe(self._on_field, names="value")
+        self.counters = [] if control.is_toggle else [_handle(control, value)]
+        if control.play:
+            self.counters.append(_play_button(control, value))
+        for counter in self.counters:
+            counter.observe(self._on_counter, names="value")
+        self.row = ipywidgets.HBox([self.field, *self.counters], layout={"align_items": "center"})
 
     def show(self, value: float) -> None:
         """Let every widget of this control show `value`, without telling the panel."""
         self._is_showing = True
         try:
-            for face in self._faces:
-                shown = _rounded(value) if isinstance(face, ipywidgets.BoundedFloatText) else value
-                face.value = bool(value) if self.control.is_toggle else shown
-            if self.play is not None:
-                self.play.value = round(self.control.position(value) * self.play.max)
+            self.field.value = _in_field(self.control, value)
+            for counter in self.counters:
+                counter.value = self.control.index_of(value)
         finally:
             self._is_showing = False
 
-    def _on_face(self, change: Mapping[str, Any]) -> None:
+    def _on_field(self, change: Mapping[str, Any]) -> None:
         if not self._is_showing:
             self._moved(self.name, float(change["new"]))
 
-    def _on_play(self, change: Mapping[str, Any]) -> None:
-        if not self._is_showing and self.play is not None:
-            self._moved(self.name, self.control.at(change["new"] / self.play.max))
+    def _on_counter(self, change: Mapping[str, Any]) -> None:
+        if not self._is_showing:
+            self._moved(self.name, self.control.value_at(change["new"]))
 
 
 class PanelView:
     """The whole panel: caption, controls, buttons, picture, reading line."""
 
     def __init__(self, panel: "Panel"):
-        state = panel.state()
+        state, label_width = panel.state(), _label_width(panel.definitions.values())
         self.controls = {
-            name: ControlView(name, control, state[name], panel._on_widget)
+            name: ControlView(name, control, state[name], panel._on_widget, label_width)
             for name, control in panel.definitions.items()
         }
         width = f"{panel.size[0] * 100:.0f}px"
@@ -72,16 +73,17 @@ class PanelView:
         buttons = [_button(label, values, panel) for label, values in panel.presets.items()]
         buttons.append(_button("Reset", {n: c.default for n, c in panel.definitions.items()}, panel))
         wrap = {"display": "flex", "flex_flow": "row wrap", "align_items": "center"}
+        columns = {"display": "grid", "grid_template_columns": f"repeat(auto-fit, minmax({label_width + 300}px, 1fr))"}
         head = [ipywidgets.HTML(_head_html(panel))] if panel.title or panel.caption else []
         self.box = ipywidgets.VBox(
             [
                 *head,
-                ipywidgets.Box([view.row for view in self.controls.values()], layout=wrap),
+                ipywidgets.Box([view.row for view in self.controls.values()], layout=columns),
                 ipywidgets.Box(buttons, layout=wrap),
                 self.image,
                 self.reading,
             ],
-            layout={"max_width": "1100px"},
+            layout={"max_width": f"{max(1.0, panel.size[0]) * 100:.0f}px"},
         )
         self.box.add_class("ntkbook-panel")
 
@@ -110,49 +112,51 @@ def _head_html(panel: "Panel") -> str:
     return f'<div class="ntkbook-caption" style="line-height:1.5">{title}{html.escape(panel.caption)}</div>'
 
 
-def _faces(control: Control, value: float) -> list[Any]:
-    label = f"{control.label} ({control.unit})" if control.unit else control.label
-    wide = {"description_width": "initial"}
+def _label(control: Control) -> str:
+    return f"{control.label} ({control.unit})" if control.unit else control.label
+
+
+def _label_width(controls: Iterable[Control]) -> int:
+    """Pixels for the longest label, so that fields and handles stand in columns."""
+    return max((round(7.6 * len(_label(control))) + 8 for control in controls if not control.is_toggle), default=0)
+
+
+def _field(control: Control, value: float, label_width: int) -> Any:
+    """Where a value is read and typed: a box with a real label, which a handle has not."""
+    label, value = _label(control), _in_field(control, value)
     if control.is_toggle:
-        return [ipywidgets.Checkbox(value=bool(value), description=label, indent=False, layout={"width": "auto"})]
-    field_layout = {"width": f"{8 * len(label) + 100}px"}
-    slider_layout = {"width": "190px"}
+        layout = {"width": "auto", "margin": f"2px 2px 2px {label_width + 4}px"}
+        return ipywidgets.Checkbox(value=value, description=label, indent=False, layout=layout)
+    look = {
+        "description": label,
+        "style": {"description_width": f"{label_width}px"},
+        "layout": {"width": f"{label_width + 90}px", "flex": "0 0 auto"},
+    }
     if control.stops:
-        options = [(show(stop), stop) for stop in control.stops]
-        return [
-            ipywidgets.Dropdown(options=options, value=value, description=label, style=wide, layout=field_layout),
-            ipywidgets.SelectionSlider(options=options, value=value, readout=False, layout=slider_layout),
-        ]
-    if control.is_log:
-        slider: Any = ipywidgets.FloatLogSlider(
-            value=value,
-            base=10,
-            min=math.log10(control.low),
-            max=math.log10(control.high),
-            step=control.step,
-            readout=False,
-        )
-    else:
-        slider = ipywidgets.FloatSlider(
-            value=value, min=control.low, max=control.high, step=control.step, readout=False
-        )
-    slider.layout = slider_layout
-    field = ipywidgets.BoundedFloatText(
-        value=_rounded(value),
-        min=control.low,
-        max=control.high,
-        step=None if control.is_log else control.step,
-        description=label,
-        style=wide,
-        layout=field_layout,
-    )
-    return [field, slider]
+        return ipywidgets.Dropdown(options=[(show(stop), stop) for stop in control.stops], value=value, **look)
+    step = None if control.is_log else control.step
+    return ipywidgets.BoundedFloatText(value=value, min=control.low, max=control.high, step=step, **look)
 
 
-def _play_button(control: Control, value: float) -> Any:
-    steps = len(control.stops) - 1 if control.stops else 100
+def _in_field(control: Control, value: float) -> Any:
+    if control.is_toggle:
+        return bool(value)
+    return value if control.stops else float(f"{value:.5g}")
+
+
+def _handle(control: Control, value: float) -> ipywidgets.IntSlider:
+    layout = {"flex": "1 1 120px", "min_width": "110px", "max_width": "320px"}
+    return ipywidgets.IntSlider(value=control.index_of(value), min=0, max=control.steps, readout=False, layout=layout)
+
+
+def _play_button(control: Control, value: float) -> ipywidgets.Play:
     return ipywidgets.Play(
-        value=round(control.position(value) * steps), min=0, max=steps, interval=80, layout={"width": "150px"}
+        value=control.index_of(value),
+        min=0,
+        max=control.steps,
+        interval=80,
+        show_repeat=False,
+        layout={"width": "80px", "flex": "0 0 auto"},
     )
 
 
@@ -160,7 +164,3 @@ def _button(label: str, values: Mapping[str, Number], panel: "Panel") -> ipywidg
     button = ipywidgets.Button(description=label, layout={"width": "auto"})
     button.on_click(lambda _: panel._on_preset(values))
     return button
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
