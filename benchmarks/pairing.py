@@ -1,0 +1,178 @@
+"""How a benchmark is taken: ours and the peer on the same inputs, in turn, in one run, after their values agree.
+
+A benchmark is a module with `TITLE`, `CASES`, and `ours(case)` and `peer(case)`, which import what they need and return
+a function of the step that does the work once (and `summaries(rows)`, if the rows say something together). Each case starts two fresh processes, so that compilation and peak
+memory are its own. Results go to `results/NAME.json`, with where and when they were taken.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import peer
+
+FOLDER = Path(__file__).resolve().parent
+RESULTS = FOLDER / "results"
+
+
+def main():
+    """Measures the benchmark that is run as a script."""
+    measure(sys.modules["__main__"])
+
+
+def measure(module) -> dict:
+    """All cases of a benchmark module, written to its file in `results/`."""
+    name = Path(module.__file__).stem
+    rows = []
+    for case in module.CASES:
+        row = pair(name, case)
+        rows.append(row)
+        print(f"  {describe(row)}", flush=True)
+    summaries = module.summaries(rows) if hasattr(module, "summaries") else {}
+    return write(name, module.TITLE, rows, summaries)
+
+
+def pair(module: str, case: dict) -> dict:
+    """One case: first calls, agreement, then `repeats` runs of each side in turn (fewer past `budget_s` seconds)."""
+    sides = ["ours"] if case.get("ours_only") else ["ours", "peer"]
+    workers = {side: Worker(module, side, float64=case.get("float64", False)) for side in sides}
+    try:
+        row = {"case": case, **{side: {"first_call_s": workers[side].start(case)} for side in sides}}
+        if len(sides) == 2:
+            row["largest_gap"] = _agree(workers, case)
+        seconds = {side: [] for side in sides}
+        begin = time.perf_counter()
+        for step in range(1, case["repeats"] + 1):
+            for side in sides:
+                seconds[side].append(workers[side].run(step))
+            if step >= 2 and time.perf_counter() - begin > case.get("budget_s", 60):
+                break
+        for side in sides:
+            row[side] |= summary(seconds[side]) | workers[side].ask(do="describe")
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    if len(sides) == 2:
+        row["times_faster"] = row["peer"]["median_s"] / row["ours"]["median_s"]
+        row["times_faster_by_minimum"] = row["peer"]["minimum_s"] / row["ours"]["minimum_s"]
+    return row
+
+
+def _agree(workers: dict, case: dict) -> dict:
+    """The largest difference relative to the largest entry; raises if it exceeds the case's `agree_to`.
+
+    With `diagonal_apart`, the diagonal is only reported: the peer loses digits in the angle of a point with itself.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = {side: str(Path(folder) / f"{side}.npz") for side in workers}
+        for side, worker in workers.items():
+            worker.ask(do="save", path=files[side])
+        ours, theirs = (list(np.load(files[side]).values()) for side in ("ours", "peer"))
+    shapes = [a.shape for a in ours], [a.shape for a in theirs]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"Expected results of the same shapes, got {shapes[0]} from ours and {shapes[1]} from the peer."
+        )
+    gaps = {"everywhere": _gap(ours, theirs)}
+    judged = "everywhere"
+    if case.get("diagonal_apart"):
+        judged = "off_diagonal"
+        gaps[judged] = _gap([a * (1 - np.eye(*a.shape)) for a in ours], [a * (1 - np.eye(*a.shape)) for a in theirs])
+    if not gaps[judged] <= case["agree_to"]:
+        raise ValueError(f"Expected results that agree to {case['agree_to']} {judged}, got gaps {gaps}.")
+    return gaps
+
+
+def _gap(ours: list, theirs: list) -> float:
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, theirs))
+
+
+class Worker:
+    """A process that runs one side; see `worker.py`."""
+
+    def __init__(self, module: str, side: str, *, float64: bool):
+        command = [sys.executable] if side == "ours" else [str(peer.make())]
+        self.process = subprocess.Popen(
+            [*command, str(FOLDER / "worker.py"), module, side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=peer.environment(float64=float64),
+        )
+
+    def ask(self, **order) -> dict:
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(
+                f"Expected an answer to {order}, got none: the other process ended. See its error above."
+            )
+        return json.loads(answer)
+
+    def start(self, case: dict) -> float:
+        return self.ask(do="start", case=case)["seconds"]
+
+    def run(self, step: int) -> float:
+        return self.ask(do="run", step=step)["seconds"]
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def summary(seconds: list[float]) -> dict:
+    return {
+        "median_s": float(np.median(seconds)),
+        "minimum_s": min(seconds),
+        "maximum_s": max(seconds),
+        "runs": len(seconds),
+    }
+
+
+def write(name: str, title: str, rows: list[dict], summaries: dict | None = None) -> dict:
+    """Stores a benchmark's result and where it was taken."""
+    result = {"title": title, "environment": environment(), **(summaries or {}), "rows": rows}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def environment() -> dict:
+    """The machine in words: nothing that tells which one it is."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.system(),
+        "load_average_1_min": round(os.getloadavg()[0], 1),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def describe(row: dict) -> str:
+    """A case in one line, for the terminal."""
+    text = f"{row['case']['label']}: ours {duration(row['ours']['median_s'])}"
+    if "peer" not in row:
+        return text
+    return f"{text}, peer {duration(row['peer']['median_s'])}: {row['times_faster']:.1f} times faster"
+
+
+def duration(seconds: float) -> str:
+    """Two or three digits and a unit."""
+    for limit, scale, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (float("inf"), 1.0, "s")):
+        if seconds < limit:
+            return f"{seconds * scale:.3g} {unit}"
+    raise AssertionError

@@ -1,0 +1,63 @@
+"""Mean and covariance of the trained ensemble at 20 times: 2000 training points, 200 test points, in float64."""
+
+import numpy as np
+
+TITLE = "mean and covariance at 200 test points and 20 times, n = 2000, float64"
+TIMES = np.logspace(0, 5, 20)
+CASES = [
+    {"label": "20 predictions, one time each, after the set-up", "set_up": False, "repeats": 5},
+    {"label": "set-up (kernel, eigendecomposition) and 20 predictions", "set_up": True, "repeats": 3},
+]
+CASES = [{**case, "float64": True, "n": 2000, "n_test": 200, "agree_to": 1e-6, "budget_s": 100} for case in CASES]
+W_STD, B_STD = 1.5, 0.1
+
+
+def inputs(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    x, x_test = random.normal(size=(case["n"], 20)), random.normal(size=(case["n_test"], 20))
+    return x, x_test, np.sin(x[:, :1])
+
+
+def ours(case: dict):
+    import jax.numpy as jnp
+
+    import ntkbook as nb
+
+    x, x_test, y = map(jnp.asarray, inputs(case))
+    net = nb.serial(
+        nb.Dense(64, W_STD, B_STD), nb.Erf(), nb.Dense(64, W_STD, B_STD), nb.Erf(), nb.Dense(1, W_STD, B_STD)
+    )
+    set_up = lambda: nb.ensemble(net, x, y, reduction="mean")
+    trained = set_up()
+
+    def run(step):
+        predictor = set_up() if case["set_up"] else trained
+        results = [predictor.predict(t, x_test) for t in TIMES]
+        return [(result.mean, result.covariance) for result in results]
+
+    return run
+
+
+def peer(case: dict):
+    import jax
+    import neural_tangents as nt
+    from neural_tangents import stax
+
+    x, x_test, y = map(jax.numpy.asarray, inputs(case))
+    layers = [stax.Dense(64, W_STD, B_STD), stax.Erf()] * 2
+    kernel_fn = jax.jit(stax.serial(*layers, stax.Dense(1, W_STD, B_STD))[2], static_argnums=2)
+    set_up = lambda: nt.predict.gradient_descent_mse_ensemble(kernel_fn, x, y)
+    trained = set_up()
+
+    def run(step):
+        predictor = set_up() if case["set_up"] else trained
+        results = [predictor(t, x_test, "ntk", compute_cov=True) for t in TIMES]
+        return [(result.mean, result.covariance) for result in results]
+
+    return run
+
+
+if __name__ == "__main__":
+    import pairing
+
+    pairing.main()

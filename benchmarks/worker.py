@@ -1,0 +1,59 @@
+"""One side of a pair: runs the cases of one benchmark in a process of its own, on orders read from standard input.
+
+It starts in our environment or in the peer's, so it imports neither; a case's own function does. Orders and answers are
+lines of JSON: start a case (timed: it compiles), run it once more (timed), save its last result, say where it runs.
+"""
+
+import importlib
+import json
+import platform
+import resource
+import sys
+import time
+from importlib import metadata
+
+import jax
+import numpy as np
+
+COMPILATIONS = []
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "ntkbook", "neural-tangents")
+
+
+def main(module: str, side: str):
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not look like an answer
+    jax.monitoring.register_event_duration_secs_listener(_note)
+    benchmark, run, result = importlib.import_module(module), None, None
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = {}
+        if order["do"] == "start":
+            begin = time.perf_counter()
+            run = getattr(benchmark, side)(order["case"])
+            result = jax.block_until_ready(run(0))
+            answer = {"seconds": time.perf_counter() - begin}
+            COMPILATIONS.clear()
+        elif order["do"] == "run":
+            begin = time.perf_counter()
+            result = jax.block_until_ready(run(order["step"]))
+            answer = {"seconds": time.perf_counter() - begin}
+        elif order["do"] == "save":
+            np.savez(order["path"], *[np.asarray(leaf) for leaf in jax.tree_util.tree_leaves(result)])
+        elif order["do"] == "describe":
+            peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            answer = {"versions": _versions(), "peak_mb": round(peak_mb), "compilations": len(COMPILATIONS)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _note(event: str, duration: float, **_):
+    if event.endswith("backend_compile_duration"):
+        COMPILATIONS.append(duration)
+
+
+def _versions() -> dict:
+    installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
+    versions = {name: metadata.version(name) for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **versions}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
