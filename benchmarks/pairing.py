@@ -1,8 +1,9 @@
 """How a benchmark is taken: ours and the peer on the same inputs, in turn, in one run, after their values agree.
 
 A benchmark is a module with `TITLE`, `CASES`, and `ours(case)` and `peer(case)`, which import what they need and return
-a function of the step that does the work once (and `summaries(rows)`, if the rows say something together). Each case starts two fresh processes, so that compilation and peak
-memory are its own. Results go to `results/NAME.json`, with where and when they were taken.
+a function of the step that does the work once; `summaries(rows)` too, if the rows say something together. Each case
+starts two fresh processes, so that compilation and peak memory are its own. Results go to `results/NAME.json`, with
+where and when they were taken.
 """
 
 import json

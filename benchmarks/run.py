@@ -1,0 +1,34 @@
+"""Takes all benchmarks (`python benchmarks/run.py`), or those named (`... dense convolution`), and prints the table.
+
+On a quiet machine, please: each line of the result says how many processes were waiting.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import peer
+
+FOLDER = Path(__file__).resolve().parent
+ALL = ["import_time", "slider", "dense", "empirical_ntk", "predict", "convolution", "growth"]
+
+
+def main(names: list[str]) -> int:
+    if unknown := set(names) - set(ALL):
+        raise SystemExit(f"Expected names out of {', '.join(ALL)}, got {', '.join(sorted(unknown))}.")
+    peer.make()
+    begin, failed = time.perf_counter(), []
+    for name in names or ALL:
+        print(f"{name} ...", flush=True)
+        if subprocess.run([sys.executable, FOLDER / f"{name}.py"]).returncode:
+            failed.append(name)
+    print(f"\nAll in {time.perf_counter() - begin:.0f} s.\n", flush=True)
+    subprocess.run([sys.executable, FOLDER / "table.py"], check=True)
+    if failed:
+        print(f"\nFailed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""Prints the stored results as a table in Markdown, as the README quotes it."""
+
+import json
+
+import pairing
+
+ORDER = ["dense", "convolution", "slider", "empirical_ntk", "predict", "import_time"]
+
+
+def main():
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(pairing.RESULTS.glob("*.json"))}
+    print("| work | ntkbook | neural-tangents | ratio |")
+    print("|---|---|---|---|")
+    for name in [name for name in ORDER if name in results]:
+        print(f"| **{results[name]['title']}** | | | |")
+        for row in results[name]["rows"]:
+            print(line(row))
+    if "growth" in results:
+        print("\n| cost grows as | ntkbook | neural-tangents |")
+        print("|---|---|---|")
+        exponents = results["growth"]["exponents"]
+        for what in dict.fromkeys(key.split(", ")[1] for key in exponents):
+            print(f"| {what}^p | {exponents[f'ours, {what}']} | {exponents[f'peer, {what}']} |")
+    print("\n" + provenance(results))
+
+
+def line(row: dict) -> str:
+    label, ours = row["case"]["label"], pairing.duration(row["ours"]["median_s"])
+    if "jax" in row:
+        return f"| {label} | {ours} | (jax: {pairing.duration(row['jax']['median_s'])}) | {row['share_of_jax']:.2f} |"
+    if "peer" not in row:
+        return f"| {label} | {ours} | | |"
+    return f"| {label} | {ours} | {pairing.duration(row['peer']['median_s'])} | {row['times_faster']:.3g}x |"
+
+
+def provenance(results: dict) -> str:
+    """One sentence on where and when."""
+    environments = [result["environment"] for result in results.values()]
+    dates = sorted({environment["date"] for environment in environments})
+    loads = [environment["load_average_1_min"] for environment in environments]
+    pairs = [row for result in results.values() for row in result["rows"] if "peer" in row]
+    ours, theirs = (pairs[0][side]["versions"] if pairs else {} for side in ("ours", "peer"))
+    first = environments[0]
+    return (
+        f"Medians of alternating runs after agreement of the values; {dates[-1]}, {first['processor']}, "
+        f"{first['cores']} cores, load {min(loads)} to {max(loads)}; jax {ours.get('jax')} beside "
+        f"neural-tangents {theirs.get('neural-tangents')} with jax {theirs.get('jax')}."
+    )
+
+
+if __name__ == "__main__":
+    main()
