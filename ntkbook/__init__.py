@@ -8,6 +8,10 @@ from .activations import LeakyRelu as LeakyRelu
 from .activations import Relu as Relu
 from .activations import Sign as Sign
 from .activations import Step as Step
+from .convolution import AvgPool as AvgPool
+from .convolution import Conv as Conv
+from .convolution import Flatten as Flatten
+from .convolution import GlobalAvgPool as GlobalAvgPool
 from .kernel import Kernel as Kernel
 from .kernel import kernel as kernel
 from .kernel import nngp as nngp

@@ -48,7 +48,7 @@ class Kernel:
     is_gaussian: bool = static(default=False)
     # Pairs of axes on which equal indices mean one point with itself; the example axes if x2 is x1.
     twin_axes: tuple[tuple[int, int], ...] = static(default=())
-    keep: str = static(default="none")  # pairs of positions: none (flat data), same or all
+    keep: str = static(default="none")  # pairs of positions: none (flat data), same, all, inside (one example)
     inside1: "Kernel | None" = None  # this place for the positions inside each example of x1, where needed
     inside2: "Kernel | None" = None  # the same for x2
 
@@ -111,7 +111,7 @@ class Layer:
 def through(layer: Layer, k: Kernel) -> Kernel:
     """`layer.kernel(k)`, and the same rule inside single examples where that is carried along."""
     out = layer.kernel(k)
-    if k.inside1 is None or k.inside2 is None:
+    if out.inside1 is None or k.inside1 is None or k.inside2 is None:
         return out
     return out.replace(inside1=layer.kernel(k.inside1), inside2=layer.kernel(k.inside2))
 
@@ -203,5 +203,5 @@ def _inside_kernel(x: Array, axis: int) -> Kernel:
     """All pairs of positions inside each example, with an axis of length 1 where the other examples would be."""
     nngp, var1, var2 = (jnp.expand_dims(array, axis) for array in positions.gram_inside(x))
     twins = tuple(positions.position_axes(x.ndim - 2, "all"))
-    k = Kernel(nngp, jnp.zeros_like(nngp), var1, var2, width=x.shape[-1], twin_axes=twins, keep="all")
+    k = Kernel(nngp, jnp.zeros_like(nngp), var1, var2, width=x.shape[-1], twin_axes=twins, keep="inside")
     return k.replace(nngp=k.on_diagonal(nngp, var1))

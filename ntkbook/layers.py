@@ -5,6 +5,7 @@ Parameters follow the NTK parameterization: all are drawn from N(0, 1), and the 
 derives the rule of Dense, notebook 09 its other parameterization.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ class Dense(Layer):
         return x @ W + b
 
     def kernel(self, k):
-        return affine_kernel(self, k, lambda array: array, fan_in=k.width)
+        return affine_kernel(self, k, fan_in=k.width)
 
 
 # What Dense and Conv share: a linear map with fan-in n, in one of two parameterizations.
@@ -83,22 +84,21 @@ def affine_weights(layer: Any, params: tuple[Array, Array], fan_in: int) -> tupl
     return W_std / fan_in**0.5 * W, b_std * b
 
 
-def affine_kernel(layer: Any, k: Kernel, mean: Any, fan_in: int) -> Kernel:
-    """The kernel after a random linear map; `mean` averages over the positions that it reads."""
+def affine_kernel(layer: Any, k: Kernel, fan_in: int) -> Kernel:
+    """The kernel after a random linear map of `fan_in` numbers with the covariance k."""
     # Squared before they are rounded to the precision of the data: at depth 100 the difference shows.
     W2 = like(jnp.square(layer.W_std), k.nngp)
     b2 = like(jnp.square(0.0 if layer.b_std is None else layer.b_std), k.nngp)
-    nngp_in = mean(k.nngp)
-    nngp = W2 * nngp_in + b2
+    nngp = W2 * k.nngp + b2
     if layer.parameterization == "ntk":
         own = nngp
     else:
-        own = fan_in * nngp_in + (0 if layer.b_std is None else 1)
+        own = fan_in * k.nngp + (0 if layer.b_std is None else 1)
     return k.replace(
         nngp=nngp,
-        ntk=own + W2 * mean(k.ntk),
-        var1=W2 * mean(k.var1) + b2,
-        var2=W2 * mean(k.var2) + b2,
+        ntk=own + W2 * k.ntk,
+        var1=W2 * k.var1 + b2,
+        var2=W2 * k.var2 + b2,
         is_gaussian=True,
         width=layer.width,
     )
@@ -155,7 +155,7 @@ def _check_layer(layer: Any) -> None:
         raise TypeError(f"Expected layers, got {layer!r}. {hint}")
 
 
-@pytree
+@dataclass(frozen=True, init=False, repr=False)
 class Residual(Layer):
     """x + f(x), where f is `layers` one after another and ends in random weights of the same width as x.
 
@@ -168,6 +168,13 @@ class Residual(Layer):
         for layer in layers:
             _check_layer(layer)
         object.__setattr__(self, "layers", layers)
+
+    @classmethod
+    def _of(cls, layers: Any) -> "Residual":
+        """Unchecked: JAX rebuilds layers with tracers and placeholders inside."""
+        residual = object.__new__(cls)
+        object.__setattr__(residual, "layers", tuple(layers))
+        return residual
 
     def init(self, key, input_shape):
         output_shape, params = Sequential(self.layers).init(key, input_shape)
@@ -197,6 +204,9 @@ class Residual(Layer):
 
     def __repr__(self):
         return f"Residual({', '.join(map(repr, self.layers))})"
+
+
+jax.tree_util.register_pytree_node(Residual, lambda r: (r.layers, None), lambda _, layers: Residual._of(layers))
 
 
 @pytree

@@ -47,6 +47,17 @@ def position_axes(n_positions: int, keep: str) -> list[tuple[int, ...]]:
     return [(2 * i, 2 * i + 1) for i in range(n_positions)]
 
 
+def one_sided(axes: list[tuple[int, ...]], side: int) -> list[tuple[int, ...]]:
+    """Of the axes of each direction, the one along which a variance of x1 (side 0) or x2 (side 1) varies."""
+    return [(pair[side % len(pair)],) for pair in axes]
+
+
+def diagonal(array: Array, n_positions: int) -> Array:
+    """Positions with themselves, (h, w, ...), of all pairs of positions, (h, h, w, w, ...)."""
+    ours = "hwd"[:n_positions]
+    return _einsum("".join(2 * a for a in ours) + f"...->{ours}...", array)
+
+
 def examples_first(array: Array) -> Array:
     """(h, h, w, w, n1, n2) as (n1, n2, h, h, w, w)."""
     return jnp.moveaxis(array, (-2, -1), (0, 1))
