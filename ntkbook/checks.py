@@ -122,7 +122,7 @@ def positive_int(value: Any, name: str) -> None:
 def whole_number(value: Any, name: str) -> None:
     """Raises TypeError for what is no integer, ValueError for a negative one."""
     if isinstance(value, bool) or not isinstance(value, (numbers.Integral, np.integer)):
-        raise TypeError(f"Expected {name} to be a whole number, got {_describe(value)}.")
+        raise TypeError(f"Expected {name} to be a whole number, got {describe(value)}.")
     if value < 0:
         raise ValueError(f"Expected {name} to be zero or a positive whole number, got {value}.")
 
@@ -139,7 +139,7 @@ def positive_count(value: Any, name: str) -> None:
 def not_text(value: Any, name: str) -> None:
     """Raises TypeError for text where a number belongs. JAX's tracers and placeholders pass."""
     if isinstance(value, (str, bytes)):
-        raise TypeError(f"Expected {name} to be a number, got {_describe(value)}.")
+        raise TypeError(f"Expected {name} to be a number, got {describe(value)}.")
 
 
 def momentum(value: Any) -> None:
