@@ -54,6 +54,7 @@ class Activation(Layer):
             var1=T1,
             var2=T2,
             is_gaussian=False,
+            is_fresh=False,
         )
 
     def requires(self, needs: frozenset[str]) -> frozenset[str]:

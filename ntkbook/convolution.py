@@ -1,8 +1,8 @@
 """Convolution and pooling: layers for images (n, h, w, channels) and sequences (n, s, channels).
 
-Their kernels carry position axes in front (positions.py): each position with itself is enough before `Flatten`; pooling
-and attention mix positions, and need all pairs, the 8 x 8 x 8 x 8 of a small image. Convolution moves both positions of a pair
-together, so its rule is a mean over shifts along diagonals, one direction at a time. Notebook 15 uses these.
+Their kernels carry position axes in front (positions.py): each position with itself is enough before `Flatten`;
+pooling and attention mix positions, and need all pairs, the 8 x 8 x 8 x 8 of a small image. Convolution moves both
+positions of a pair together: its rule is a mean over shifts along diagonals, one direction at a time. Notebook 15.
 
 Arora et al. 2019 (CNTK), section 4 and appendix; Novak et al. 2019, section 2.
 """
@@ -25,7 +25,7 @@ Axes = list[tuple[int, ...]]
 
 @pytree
 class Conv(Layer):
-    """A convolution of `filter_shape` to `channels`, with scales as in `Dense`; the fan-in is channels times filter size.
+    """A convolution to `channels`, with scales as in `Dense`; the fan-in is channels times filter size.
 
     nngp' = W_std^2 mean of nngp over the filter + b_std^2, for pairs of positions shifted together.
 

@@ -46,6 +46,7 @@ class Kernel:
     var2: Array
     width: int = static()  # channels before this place: the standard parameterization depends on it
     is_gaussian: bool = static(default=False)
+    is_fresh: bool = static(default=False)  # made by random weights since the enclosing Residual began
     # Pairs of axes on which equal indices mean one point with itself; the example axes if x2 is x1.
     twin_axes: tuple[tuple[int, int], ...] = static(default=())
     keep: str = static(default="none")  # pairs of positions: none (flat data), same, all, inside (one example)

@@ -189,11 +189,16 @@ class Residual(Layer):
         return x + Sequential(self.layers).apply(params, x)
 
     def kernel(self, k):
-        branch = Sequential(self.layers).kernel(k)
-        if not branch.is_gaussian:
+        branch = Sequential(self.layers).kernel(k.replace(is_fresh=False))
+        if not (branch.is_fresh and branch.is_gaussian):
             raise ValueError(
-                "Expected the layers of Residual to end in random weights, got an activation at the end, which is "
-                "correlated with the input that it is added to. End them in Dense or Conv."
+                f"Expected the layers of Residual to end in random weights, got {self!r}, whose end is correlated with "
+                "the input that it is added to. End them in Dense or Conv."
+            )
+        if branch.width != k.width:
+            raise ValueError(
+                f"Expected the layers of Residual to keep the width {k.width} of their input, got {branch.width}. "
+                "Give the last of them that width."
             )
         return k.replace(
             nngp=k.nngp + branch.nngp, ntk=k.ntk + branch.ntk, var1=k.var1 + branch.var1, var2=k.var2 + branch.var2
