@@ -149,6 +149,17 @@ def serial(*layers: Layer) -> Sequential:
     return Sequential(tuple(layers))
 
 
+def _names(layers: Any) -> str:
+    """The kinds of `layers`, without their numbers, which are tracers while a kernel is compiled."""
+    return (
+        "no layers"
+        if not layers
+        else ", ".join(
+            f"({_names(layer.layers)})" if isinstance(layer, Sequential) else type(layer).__name__ for layer in layers
+        )
+    )
+
+
 def _check_layer(layer: Any) -> None:
     if not isinstance(layer, Layer):
         hint = f"Write {layer.__name__}()." if isinstance(layer, type) else "Layers are objects such as Dense(64)."
@@ -192,8 +203,8 @@ class Residual(Layer):
         branch = Sequential(self.layers).kernel(k.replace(is_fresh=False))
         if not (branch.is_fresh and branch.is_gaussian):
             raise ValueError(
-                f"Expected the layers of Residual to end in random weights, got {self!r}, whose end is correlated with "
-                "the input that it is added to. End them in Dense or Conv."
+                f"Expected the layers of Residual to end in random weights, got {_names(self.layers)}, whose end is "
+                "correlated with the input that it is added to. End them in Dense or Conv."
             )
         if branch.width != k.width:
             raise ValueError(
@@ -252,7 +263,7 @@ class Repeat(Layer):
         twice = jax.eval_shape(lambda k: through(self.layer, k), once)
         if jax.tree.structure(twice) != jax.tree.structure(once):
             raise ValueError(
-                f"Expected the layer in Repeat to give the kind of signal that it takes, got {self.layer!r}. "
+                f"Expected the layer in Repeat to give the kind of signal that it takes, got {_names([self.layer])}. "
                 "Begin it with an activation and end it in Dense, or the reverse."
             )
         return jax.lax.fori_loop(1, times, lambda _, k: through(self.layer, k), once)
