@@ -100,6 +100,7 @@ def affine_kernel(layer: Any, k: Kernel, fan_in: int) -> Kernel:
         var1=W2 * k.var1 + b2,
         var2=W2 * k.var2 + b2,
         is_gaussian=True,
+        is_fresh=True,
         width=layer.width,
     )
 
