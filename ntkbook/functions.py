@@ -18,6 +18,8 @@ import numpy as np
 
 from . import checks
 
+Examples = Any  # (n, ...): a numpy or jax array of floats, or lists of them, example axis first
+
 
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["numbers"], meta_fields=["call", "structure", "constants"]
@@ -56,7 +58,9 @@ def as_function(f: Callable) -> Function:
     if isinstance(f, Function):
         return f
     if any(kind.__module__.startswith("torch.nn.") for kind in type(f).__mro__):
-        raise TypeError("Expected f to be a function of (params, x), got a PyTorch module. Wrap it: from_torch(module).")
+        raise TypeError(
+            "Expected f to be a function of (params, x), got a PyTorch module. Wrap it: from_torch(module)."
+        )
     if not callable(f):
         raise TypeError(
             f"Expected f to be a function of (params, x), got {checks.describe(f)}. For a network, pass net.apply."

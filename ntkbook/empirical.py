@@ -1,0 +1,216 @@
+"""Finite width: the neural tangent kernel of any f(params, x), computed from the function itself.
+
+Theta(x, x') = df(x)/dparams df(x')/dparams^T is the object that the infinite-width rules predict. Three exact
+methods compute it, `auto` picks one by its cost, and tiles bound the memory. Used from notebook 03 on.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from . import checks
+from .functions import Examples, as_function, check_independent, coupling, outputs_of, partition
+
+METHODS = ("auto", "jacobian", "vector_product")
+MEMORY = 2**29
+
+
+def empirical_ntk(
+    f: Callable,
+    params: Any,
+    x1: Examples,
+    x2: Examples | None = None,
+    *,
+    method: str = "auto",
+    outputs: str = "mean",
+    memory: int = MEMORY,
+) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 o o"]:
+    """Neural tangent kernel of the function f at `params`.
+
+    Theta(x, x')_ab = sum over parameters p of df_a(x)/dp df_b(x')/dp
+
+    f maps (params, x) with x of shape (n, ...) to (n, o); params is any tree of arrays. With `outputs="mean"` the
+    result is the average of Theta_aa over the o outputs, (n1, n2); with "full" it is (n1, n2, o, o). `x2=None`
+    means x1, and the result is then exactly symmetric.
+
+    Methods, all exact: "jacobian" contracts the Jacobians; "vector_product" multiplies by unit vectors without
+    ever storing a Jacobian; "auto" estimates which is the fastest. `memory`
+    bounds the bytes of intermediate results.
+
+    Raises:
+        TypeError: if f is no function, returns no single floating array, or params hold no floating arrays.
+        ValueError: for unknown words, mismatched inputs, or a function whose examples see each other.
+
+    Jacot et al. 2018, section 4; the methods are compared in Novak et al. 2022.
+    """
+    checks.one_of(method, "method", METHODS)
+    checks.one_of(outputs, "outputs", ("mean", "full"))
+    function = as_function(f)
+    x1, x2 = _inputs(x1, x2)
+    kernel, gap = _empirical_ntk(function, params, x1, x2, method=method, outputs=outputs, memory=memory)
+    check_independent(gap)
+    return kernel
+
+
+def empirical_nngp(f: Callable, params: Any, x1: Examples, x2: Examples | None = None) -> Float[Array, "n1 n2"]:
+    """Sample of the kernel of the prior, f(x1) f(x2)^T / o: its mean over initializations is the NNGP.
+
+    Raises:
+        TypeError, ValueError: as `empirical_ntk`.
+    """
+    x1, x2 = _inputs(x1, x2)
+    kernel, gap = _empirical_nngp(as_function(f), params, x1, x2)
+    check_independent(gap)
+    return kernel
+
+
+def ntk_vector_product(
+    f: Callable,
+    params: Any,
+    x1: Examples,
+    x2: Examples | None = None,
+) -> Callable[[Float[Array, "n2 o"]], Float[Array, "n1 o"]]:
+    """The map v -> Theta(x1, x2) v, without the kernel: one reverse and one forward pass for each call.
+
+    (Theta v)_ia = sum over j, b of Theta(x1_i, x2_j)_ab v_jb
+
+    Raises:
+        TypeError, ValueError: as `empirical_ntk`; ValueError for a v of another shape than f(params, x2).
+    """
+    function = as_function(f)
+    x1, x2 = _inputs(x1, x2)
+    partition(params)
+    check_independent(_coupling(function, params, x1))
+
+    def product(v: Float[Array, "n2 o"]) -> Float[Array, "n1 o"]:
+        return _ntk_vector_product(function, params, x1, x2, v)
+
+    return product
+
+
+def _inputs(x1: Any, x2: Any) -> tuple[Array, Array | None]:
+    x1 = checks.as_array(x1, "x1")
+    if x2 is None:
+        return x1, None
+    x2 = checks.as_array(x2, "x2")
+    checks.same_features(x1, x2)
+    return x1, x2
+
+
+_coupling = jax.jit(coupling)
+
+
+@jax.jit
+def _empirical_nngp(function, params, x1, x2):
+    out1 = outputs_of(function, params, x1)
+    out2 = out1 if x2 is None else outputs_of(function, params, x2)
+    return out1 @ out2.T / out1.shape[1], coupling(function, params, x1)
+
+
+@jax.jit
+def _ntk_vector_product(function, params, x1, x2, v):
+    theta, rebuild = partition(params)
+    f = lambda x: lambda theta: outputs_of(function, rebuild(theta), x)
+    out2, pull = jax.vjp(f(x1 if x2 is None else x2), theta)
+    if v.shape != out2.shape:
+        raise ValueError(f"Expected v of the shape {out2.shape} of f(params, x2), got {v.shape}.")
+    return jax.jvp(f(x1), (theta,), pull(v))[1]
+
+
+@functools.partial(jax.jit, static_argnames=("method", "outputs", "memory"))
+def _empirical_ntk(function, params, x1, x2, *, method, outputs, memory):
+    theta, rebuild = partition(params)
+
+    def f(theta, x):
+        return outputs_of(function, rebuild(theta), x)
+
+    n_outputs = jax.eval_shape(f, theta, x1[:1]).shape[1]
+    if method == "auto":
+        method = "jacobian"
+    rule = {"jacobian": _by_jacobian, "vector_product": _by_vector_product}[method]
+    features, contract, bytes_per_example = rule(f, theta, n_outputs, outputs == "full")
+    kernel = tiled(features, contract, x1, x2, tile=max(1, int(memory / 2 / bytes_per_example)))
+    return kernel, coupling(function, params, x1)
+
+
+# Each method: features of a tile of examples, the kernel of two tiles from their features, bytes per example.
+
+
+def _by_jacobian(f, theta, n_outputs, full):
+    def features(x):
+        row = lambda x: jax.jacrev(lambda theta: f(theta, x[None])[0])(theta)
+        return [j.reshape(x.shape[0], n_outputs, -1) for j in jax.vmap(row)(x)]
+
+    def contract(j1, j2):
+        if full:
+            return sum(jnp.einsum("iap,jbp->ijab", a, b) for a, b in zip(j1, j2))
+        rows = lambda j: j.reshape(j.shape[0], -1)
+        return sum(rows(a) @ rows(b).T for a, b in zip(j1, j2)) / n_outputs
+
+    return features, contract, n_outputs * sum(leaf.nbytes for leaf in theta)
+
+
+def _by_vector_product(f, theta, n_outputs, full):
+    def contract(x1, x2):
+        def column(x, unit):
+            _, pull = jax.vjp(lambda theta: f(theta, x[None])[0], theta)
+            return jax.jvp(lambda theta: f(theta, x1), (theta,), pull(unit))[1]  # (n1, o)
+
+        units = jnp.eye(n_outputs, dtype=jax.eval_shape(f, theta, x1).dtype)
+        columns = jax.vmap(jax.vmap(column, (None, 0)), (0, None))(x2, units)  # (n2, o, n1, o)
+        if full:
+            return columns.transpose(2, 0, 3, 1)
+        return jnp.einsum("jaia->ij", columns) / n_outputs
+
+    return lambda x: x, contract, n_outputs * sum(leaf.nbytes for leaf in theta)
+
+
+def tiled(features: Callable, contract: Callable, x1: Array, x2: Array | None, *, tile: int) -> Array:
+    """The matrix of contract(features(x1), features(x2)), at most `tile` examples of each at a time.
+
+    A symmetric matrix (x2=None) is computed in its upper half. The last tile repeats the last example, so any
+    number of examples will do.
+    """
+    symmetric = x2 is None
+    x2 = x1 if x2 is None else x2
+    if max(x1.shape[0], x2.shape[0]) <= tile:
+        features1 = features(x1)
+        kernel = contract(features1, features1 if symmetric else features(x2))
+        return _mirrored(kernel) if symmetric else kernel
+    rows, cols = (_tiles(x.shape[0], tile) for x in (x1, x2))
+
+    def row(i):
+        features1 = features(x1[rows[i]])
+        block = lambda j: contract(features1, features(x2[cols[j]]))
+        if symmetric:
+            empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(block, 0))
+            upper_block = lambda j: jax.lax.cond(j >= i, block, lambda j: empty, j)
+            return jax.lax.map(upper_block, jnp.arange(len(cols)))
+        return jax.lax.map(block, jnp.arange(len(cols)))
+
+    blocks = jax.lax.map(row, jnp.arange(len(rows)))  # (rows, cols, tile, tile, ...)
+    kernel = blocks.swapaxes(1, 2).reshape(rows.size, cols.size, *blocks.shape[4:])
+    kernel = kernel[: x1.shape[0], : x2.shape[0]]
+    return _mirrored(kernel) if symmetric else kernel
+
+
+def _tiles(n: int, tile: int) -> Array:
+    count = -(-n // tile)
+    tile = -(-n // count)  # even tiles waste fewer repetitions
+    return jnp.minimum(jnp.arange(count * tile), n - 1).reshape(count, tile)
+
+
+def _transposed(kernel: Array) -> Array:
+    return kernel.swapaxes(0, 1) if kernel.ndim == 2 else kernel.transpose(1, 0, 3, 2)
+
+
+def _mirrored(kernel: Array) -> Array:
+    # the barrier keeps the compiler from computing an entry and its mirror image in two ways
+    kernel = jax.lax.optimization_barrier(kernel)
+    i, j = jnp.indices(kernel.shape[:2]).reshape(2, *kernel.shape[:2], *(1,) * (kernel.ndim - 2))
+    mirror = _transposed(kernel)
+    return jnp.where(i < j, kernel, jnp.where(i > j, mirror, (kernel + mirror) / 2))

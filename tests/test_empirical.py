@@ -1,0 +1,175 @@
+"""Finite-width kernels against the slowest, most obvious loops."""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntkbook.empirical import empirical_ntk, empirical_nngp, ntk_vector_product
+
+METHODS = ["jacobian", "vector_product", "auto"]
+
+
+def dense_params(key, sizes, dtype=jnp.float64):
+    pairs = zip(jax.random.split(key, len(sizes)), sizes[:-1], sizes[1:])
+    return [
+        {"W": jax.random.normal(k, (a, b), dtype), "b": jax.random.normal(jax.random.fold_in(k, 1), (b,), dtype)}
+        for k, a, b in pairs
+    ]
+
+
+def dense(params, x):
+    for layer in params[:-1]:
+        x = jnp.tanh(x @ layer["W"] / x.shape[-1] ** 0.5 + 0.1 * layer["b"])
+    return x @ params[-1]["W"] / x.shape[-1] ** 0.5 + 0.1 * params[-1]["b"]
+
+
+def conv_params(key, dtype=jnp.float64):
+    return {"filter": jax.random.normal(key, (3, 3, 2, 5), dtype), "out": jax.random.normal(key, (5, 3), dtype)}
+
+
+def conv(params, x):
+    layout = ("NHWC", "HWIO", "NHWC")
+    z = jax.lax.conv_general_dilated(x, params["filter"] / 18**0.5, (1, 1), "SAME", dimension_numbers=layout)
+    return jnp.tanh(z).mean((1, 2)) @ params["out"]
+
+
+def attention_params(key, dtype=jnp.float64):
+    keys = jax.random.split(key, 5)
+    return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(keys, [(4, 6)] * 2 + [(4, 5), (5, 2), (4,)]))
+
+
+def attention(params, x):
+    Q, K, V, out, gain = params
+    x = gain * (x - x.mean(-1, keepdims=True))
+    weights = jax.nn.softmax(jnp.einsum("nsi,ij,nti->nst", x @ Q, jnp.eye(6, dtype=x.dtype), x @ K) / 6, axis=-1)
+    return (jnp.einsum("nst,ntv->nsv", weights, x @ V) @ out).mean(1)
+
+
+def residual(params, x):
+    x = jnp.tanh(x @ params["in"])
+    for W in params["blocks"]:
+        x = x + jnp.tanh(x @ W / 2)
+    return x @ params["out"]
+
+
+def residual_params(key, dtype=jnp.float64):
+    normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+    return {"in": normal(0, 3, 4), "blocks": [normal(1, 4, 4), normal(2, 4, 4)], "out": normal(3, 4, 2)}
+
+
+MODELS = {
+    "dense, one output": (dense, lambda k, d: dense_params(k, (3, 8, 6, 1), d), (3,)),
+    "dense, four outputs": (dense, lambda k, d: dense_params(k, (3, 8, 4), d), (3,)),
+    "convolution": (conv, conv_params, (4, 5, 2)),
+    "residual": (residual, residual_params, (3,)),
+    "attention": (attention, attention_params, (3, 4)),
+    "flat output": (lambda p, x: jnp.sin(x @ p["w"]), lambda k, d: {"w": jax.random.normal(k, (3,), d)}, (3,)),
+}
+
+
+def loop_kernel(f, params, x1, x2):
+    """Theta by central differences of one number at a time: no automatic differentiation at all."""
+    flat, rebuild = jax.flatten_util.ravel_pytree(params)
+
+    @jax.jit
+    def jacobian(x):
+        outputs = lambda flat: f(rebuild(flat), x).reshape(x.shape[0], -1)
+        slope = lambda step: (outputs(flat + step) - outputs(flat - step)) / 2e-5
+        return jnp.moveaxis(jax.lax.map(slope, 1e-5 * jnp.eye(flat.size)), 0, -1)
+
+    j1, j2 = np.asarray(jacobian(x1)), np.asarray(jacobian(x2))
+    full = np.zeros((len(x1), len(x2), j1.shape[1], j1.shape[1]))
+    for i, a in enumerate(j1):
+        for j, b in enumerate(j2):
+            full[i, j] = a @ b.T
+    return full
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def example(request):
+    f, make, shape = MODELS[request.param]
+    params = make(jax.random.key(1), jnp.float64)
+    x1, x2 = (jax.random.normal(jax.random.key(i), (n, *shape)) for i, n in ((2, 5), (3, 4)))
+    return f, params, x1, x2, loop_kernel(f, params, x1, x2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_kernel_is_the_sum_over_parameters(example, method):
+    f, params, x1, x2, expected = example
+    full = empirical_ntk(f, params, x1, x2, method=method, outputs="full")
+    np.testing.assert_allclose(full, expected, rtol=1e-7, atol=1e-8 * abs(expected).max())
+    mean = empirical_ntk(f, params, x1, x2, method=method)
+    np.testing.assert_allclose(mean, np.trace(full, axis1=2, axis2=3) / full.shape[-1], rtol=1e-12, atol=1e-12)
+
+
+def small_example(name):
+    f, make, shape = MODELS[name]
+    x1, x2 = (jax.random.normal(jax.random.key(i), (n, *shape)) for i, n in ((2, 5), (3, 4)))
+    return f, make(jax.random.key(1), jnp.float64), x1, x2
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("outputs, memory", [("mean", 2**29), ("full", 2**29), ("full", 5_000), ("mean", 0)])
+def test_tiles_change_nothing_and_symmetry_is_exact(method, outputs, memory):
+    f, params, x1, _ = small_example("convolution")
+    whole = empirical_ntk(f, params, x1, x1, outputs=outputs, method="jacobian")
+    kernel = empirical_ntk(f, params, x1, outputs=outputs, method=method, memory=memory)
+    np.testing.assert_allclose(kernel, whole, rtol=1e-10, atol=1e-10)
+    transposed = kernel.T if outputs == "mean" else kernel.transpose(1, 0, 3, 2)
+    assert (kernel == transposed).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32(method):
+    f, params, x1, x2 = small_example("convolution")
+    expected = empirical_ntk(f, params, x1, x2, method="jacobian")
+    kernel = empirical_ntk(f, *jax.tree.map(lambda a: a.astype(jnp.float32), (params, x1, x2)), method=method)
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5 * abs(expected).max())
+
+
+@pytest.mark.parametrize("memory", [5_000, 0])
+def test_tiles_of_two_sets(memory):
+    f, params, x1, x2 = small_example("convolution")
+    whole = empirical_ntk(f, params, x1, x2, outputs="full", method="jacobian")
+    tiles = empirical_ntk(f, params, x1, x2, outputs="full", memory=memory)
+    np.testing.assert_allclose(tiles, whole, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_under_jit_vmap_and_grad(method):
+    f, params, x1, x2 = small_example("attention")
+    kernel = lambda x1: empirical_ntk(f, params, x1, x2, method=method)
+    plain = kernel(x1)
+    np.testing.assert_allclose(jax.jit(kernel)(x1), plain, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(jax.vmap(kernel)(jnp.stack([x1, x1 + 1]))[0], plain, rtol=1e-12, atol=1e-12)
+    direction = jnp.sin(jnp.arange(x1.size, dtype=x1.dtype)).reshape(x1.shape)
+    step = 1e-5 * direction
+    slope = (kernel(x1 + step) - kernel(x1 - step)).sum() / 2e-5
+    gradient = jax.grad(lambda x: kernel(x).sum())(x1)
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-6)
+
+
+def test_gradient_through_tiles_and_the_symmetric_half():
+    f, params, x1, _ = small_example("flat output")
+    total = lambda x, memory: (empirical_ntk(f, params, x, memory=memory) ** 2).sum()
+    whole, tiles = (jax.grad(total)(x1, memory) for memory in (2**29, 0))
+    np.testing.assert_allclose(tiles, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_vector_product_is_the_kernel_times_a_vector(example):
+    f, params, x1, x2, expected = example
+    v = jax.random.normal(jax.random.key(5), (len(x2), expected.shape[-1]))
+    product = ntk_vector_product(f, params, x1, x2)(v)
+    np.testing.assert_allclose(product, np.einsum("ijab,jb->ia", expected, v), rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match=r"Expected v of the shape"):
+        ntk_vector_product(f, params, x1, x2)(v[:-1])
+
+
+def test_empirical_nngp_is_the_gram_matrix_of_outputs(example):
+    f, params, x1, x2, _ = example
+    a, b = (np.asarray(f(params, x)).reshape(len(x), -1) for x in (x1, x2))
+    np.testing.assert_allclose(empirical_nngp(f, params, x1, x2), a @ b.T / a.shape[1], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(empirical_nngp(f, params, x1), a @ a.T / a.shape[1], rtol=1e-12, atol=1e-12)
