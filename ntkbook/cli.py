@@ -123,8 +123,6 @@ def _lab(options: argparse.Namespace) -> int:
     folder = Path(options.folder)
     for line in copy_book(book(), folder):
         print(line)
-    first = folder / FIRST
-    opened = first if first.exists() else folder
     print(f"The book is in {folder.resolve()}.", flush=True)
     if options.copy_only:
         return 0
@@ -132,7 +130,10 @@ def _lab(options: argparse.Namespace) -> int:
         import jupyterlab  # noqa: F401
     except ImportError as error:
         raise Failure(_missing(error)) from error
-    command = [sys.executable, "-m", "jupyterlab", str(opened), "--ServerApp.ip=127.0.0.1"]
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
+    command.append(f"--ServerApp.root_dir={folder.resolve()}")
+    if (folder / FIRST).exists():
+        command.append(f"--LabApp.default_url=/lab/tree/{FIRST}")
     # nothing leaves the machine: no look for news or updates
     command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if options.no_browser:
@@ -141,6 +142,8 @@ def _lab(options: argparse.Namespace) -> int:
         command.append(f"--ServerApp.port={options.port}")
     if getattr(os, "geteuid", lambda: 1)() == 0:
         command.append("--ServerApp.allow_root=True")  # in a container there is often no other user
+    if os.name == "posix":
+        os.execv(sys.executable, command)  # this process becomes the server: Ctrl-C and signals reach it
     return subprocess.call(command)
 
 
