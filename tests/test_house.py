@@ -1,0 +1,162 @@
+"""The house: data flows one way, the table of contents is light, public names are explained."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "ntkbook"
+
+# A file imports only from files above it. A new file takes its place here; panels and exercises are one floor each.
+ORDER = """
+numerics checks data quadrature positions
+kernel activations smooth_activations numeric_activations layers convolution attention gram
+functions empirical linearize
+modes spectrum targets dynamics ensemble propagation generalization train
+claims
+plots panel/controls panel/picture panel/widgets panel/panel panel panels exercises
+cli
+""".split()
+FLOORS = {"panels", "exercises"}
+LONGEST = 400
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in MODULES]
+
+
+def name_of(path):
+    """ntkbook/panel/widgets.py -> panel/widgets, ntkbook/panel/__init__.py -> panel, panels/x.py -> panels."""
+    name = path.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("/__init__")
+    floor = name.split("/")[0]
+    return floor if floor in FLOORS else name
+
+
+def imports_of(path):
+    """The modules of this package that a file imports, as names of ORDER, less what only the type checker reads."""
+    tree = ast.parse(path.read_text())
+    hidden = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            hidden |= {id(child) for child in ast.walk(node)}
+    folder = path.parent
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = folder
+                for _ in range(node.level - 1):
+                    base = base.parent
+            elif (node.module or "").split(".")[0] == "ntkbook":
+                base = ROOT
+            else:
+                continue
+            base = base.joinpath(*(node.module or "").split("."))
+            for alias in node.names:
+                yield from filter(None, [module_at(base / alias.name) or module_at(base)])
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "ntkbook":
+                    yield from filter(None, [module_at(ROOT.joinpath(*alias.name.split(".")))])
+
+
+def module_at(path):
+    if path == PACKAGE:
+        return "__init__"
+    if path.with_suffix(".py").exists():
+        return name_of(path.with_suffix(".py"))
+    return name_of(path / "__init__.py") if (path / "__init__.py").exists() else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_imports_go_one_way(path):
+    name = name_of(path)
+    if path == PACKAGE / "__init__.py":
+        return
+    assert name in ORDER, f"{name} has no place in ORDER: after which files does it come?"
+    for imported in imports_of(path):
+        assert imported != "__init__", f"{name} imports the table of contents: import the module itself"
+        same_floor = imported == name and name in FLOORS
+        above = imported in ORDER[: ORDER.index(name)]
+        assert same_floor or above, f"{name} imports {imported}, which comes after it"
+
+
+def test_the_reader_of_imports_sees_them(tmp_path, monkeypatch):
+    """The check above is only as good as its eyes: show it each form of an import."""
+    package = tmp_path / "ntkbook"
+    (package / "panel").mkdir(parents=True)
+    for name in ("__init__", "kernel", "layers", "panel/__init__", "panel/widgets"):
+        (package / f"{name}.py").touch()
+    source = package / "panel" / "widgets.py"
+    source.write_text(
+        "from typing import TYPE_CHECKING\nfrom .. import kernel\nfrom ..layers import Dense\nimport ntkbook.kernel\n"
+        "from ntkbook import layers\nimport ntkbook\nfrom . import widgets\n"
+        "if TYPE_CHECKING:\n    from ..cli import main\ndef f():\n    from ..kernel import ntk\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
+    seen = sorted(imports_of(source))
+    assert seen == sorted(["kernel", "layers", "kernel", "layers", "__init__", "panel/widgets", "kernel"])
+
+
+def test_importing_the_package_loads_neither_plots_nor_widgets():
+    heavy = "matplotlib ipywidgets IPython sklearn optax diffrax tqdm PIL scipy.stats jupyterlab torch"
+    code = f"import sys, ntkbook; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
+def test_importing_the_package_leaves_the_precision_alone():
+    code = "import jax, ntkbook; print(jax.config.jax_enable_x64)"
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False"]
+
+
+def test_the_table_of_contents_holds_only_names():
+    for node in ast.parse((PACKAGE / "__init__.py").read_text()).body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        one_name = isinstance(node, ast.ImportFrom) and node.level == 1 and node.names[0].name != "*"
+        version = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
+        assert docstring or one_name or version, ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_public_names_are_explained(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the file does not say what it is for"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_a_file_holds_one_idea(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= LONGEST, f"{lines} lines: which second idea could move out?"
+
+
+def tracked_texts():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.is_file() and path.stat().st_size < 5_000_000:
+            try:
+                yield name, path.read_text()
+            except UnicodeDecodeError:
+                continue
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    machine = re.compile(r"(?<![\w.>])/(?:work|root|home|tmp|farm|Users|opt)/" + r"[A-Za-z0-9_.]")
+    registry = re.compile("|".join(["pypi" + r"\.org", "pythonhosted" + r"\.org", "npmjs" + r"\.(org|com)"]))
+    found = []
+    for name, text in tracked_texts():
+        for pattern in (machine, registry):
+            found += [f"{name}: {match.group()}" for match in pattern.finditer(text)]
+    assert not found
