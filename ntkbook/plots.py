@@ -47,7 +47,7 @@ MEANINGS = {
     "guide": Meaning(INK, (0, (1, 2)), "", 1.1),
 }
 
-RC = {
+RC: dict[Any, Any] = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
     "savefig.transparent": True,
@@ -84,13 +84,14 @@ RC = {
 class Mark:
     """Artists that belong together, and `set`, which takes the arrays of their creation again and moves them."""
 
-    artists: tuple[Artist, ...]
+    artists: tuple[Any, ...]
     set: Callable[..., None]
 
 
 def style() -> None:
     """Give the figures that this notebook makes from now on the look of the book."""
-    matplotlib.rcParams.update(RC)
+    for name, value in RC.items():
+        matplotlib.rcParams[name] = value
 
 
 def meaning_of(word: str) -> Meaning:
@@ -186,11 +187,13 @@ def stepped_range(values: Any, *, is_log: bool = False) -> tuple[float, float] |
     if is_log:
         bottom, top = np.floor(np.log10(low)), np.ceil(np.log10(high))
         return float(10.0**bottom), float(10.0 ** max(top, bottom + 1))
-    span = max(high - low, 1e-9 * max(abs(low), abs(high)), 1e-12)
-    rough = span / 4
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # a constant: a range around it
+        room = 0.5 * abs(low) or 1.0
+        low, high = low - room, high + room
+    rough = (high - low) / 5
     unit = 10.0 ** np.floor(np.log10(rough))
     step = unit * next(m for m in (1, 2, 5, 10) if m * unit >= rough)
-    return float(step * np.floor(low / step)), float(step * np.ceil(high / step + 1e-9))
+    return float(step * np.floor(low / step + 1e-9)), float(step * np.ceil(high / step - 1e-9))
 
 
 def _parts(values: Any) -> Sequence[Any]:
@@ -342,7 +345,7 @@ def arrange_labels(ax: Axes) -> None:
         return
     heights = sorted(((_end_height(ax, label), label) for label in labels), key=lambda pair: pair[0])
     wide, tall = _inches(ax)
-    rows = [1.25 * label.get_fontsize() / 72 / tall * (1 + label.get_text().count("\n")) for _, label in heights]
+    rows = [1.25 * float(label.get_fontsize()) / 72 / tall * (1 + label.get_text().count("\n")) for _, label in heights]
     for (_, label), y in zip(heights, _pushed_apart([height for height, _ in heights], rows)):
         label.set_position((1.0 + 0.06 / wide, y))
 

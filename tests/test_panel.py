@@ -2,6 +2,9 @@
 
 import base64
 import gc
+import io
+import textwrap
+from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
@@ -11,9 +14,10 @@ from demo_panel import build, curves, demo, reading, update
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+import ntkbook.panel
 from ntkbook import plots
 from ntkbook.panel import Panel, Range, choice, powers_of_two, slider, toggle
-from ntkbook.panel.picture import png_bytes
+from ntkbook.panel.picture import Picture, png_bytes
 
 
 def a_panel(compute, **controls) -> Panel:
@@ -36,6 +40,12 @@ def field(panel: Panel, name: str):
 
 def handle(panel: Panel, name: str):
     return panel._shown().controls[name].counters[0]
+
+
+def picture(panel: Panel) -> Picture:
+    panel.png()
+    assert panel._picture is not None
+    return panel._picture
 
 
 # ---------------------------------------------------------------- what a program asks and sets
@@ -170,8 +180,7 @@ def test_each_stop_is_computed_at_construction():
 
 def test_artists_equal_the_data():
     panel = demo().set(t=7.0, width=4)
-    panel.png()
-    data, artists = panel.data(), panel._picture.artists
+    data, artists = panel.data(), picture(panel).artists
     fill, curve, _ = artists["band"].artists
     np.testing.assert_array_equal(curve.get_ydata(), data["mean"])
     vertices = fill.get_paths()[0].vertices
@@ -195,7 +204,7 @@ def test_moved_picture_equals_a_fresh_complete_drawing():
     panel.png()
     figure = panel.figure()
     figure.set_dpi(200)
-    np.testing.assert_array_equal(panel._picture.rgba(), pixels(figure))
+    np.testing.assert_array_equal(picture(panel).rgba(), pixels(figure))
 
 
 def test_text_is_drawn_once_while_limits_stay_and_again_when_they_move():
@@ -215,23 +224,21 @@ def test_text_is_drawn_once_while_limits_stay_and_again_when_they_move():
     panel.png()
     for a in (9.2, 9.3, 9.9):
         panel.set(a=a).png()
-    assert panel._picture.full_draws == 1
+    assert picture(panel).full_draws == 1
     panel.set(a=90).png()
-    assert panel._picture.full_draws == 2
+    assert picture(panel).full_draws == 2
     figure = panel.figure()
     figure.set_dpi(200)
-    np.testing.assert_array_equal(panel._picture.rgba(), pixels(figure))
+    np.testing.assert_array_equal(picture(panel).rgba(), pixels(figure))
 
 
 def test_png_is_the_picture_with_a_transparent_background():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (37, 53, 4), dtype=np.uint8)
-    import io
-
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png_bytes(noise)))), noise)
     shown = Image.open(io.BytesIO(demo().png()))
     assert shown.size == (1720, 720) and shown.mode == "RGBA"
-    assert shown.getpixel((3, 3))[3] == 0
+    assert np.asarray(shown)[3, 3, 3] == 0
 
 
 def test_pictures_leave_no_trace_in_pyplot():
@@ -326,7 +333,7 @@ def test_an_error_lands_in_the_reading_and_the_next_good_move_clears_it():
 
 def test_two_copies_are_independent():
     one, two = demo(), demo()
-    one._shown(), two._shown()
+    assert one.widget is not two.widget
     handle(one, "t").value = 90
     assert two.state()["t"] == 1.0 and one.png() != two.png()
 
@@ -351,4 +358,30 @@ def test_a_flood_of_moves_leaves_nothing_behind():
         handle(panel, "t").value = index
     gc.collect()
     assert len(gc.get_objects()) - before < 50
-    assert view.image.value == panel.png() and panel._picture.full_draws == 1
+    assert view.image.value == panel.png() and picture(panel).full_draws == 1
+
+
+# ---------------------------------------------------------------- the guide
+
+
+def test_the_docstring_runs_as_written():
+    code = textwrap.dedent(str(ntkbook.panel.__doc__).split("panel:\n")[1].split("\n`docs")[0])
+    names: dict = {}
+    exec(code, names)
+    assert names["panel"].set(t=1.0).reading == "The loss is 0.368."
+    assert len(names["panel"].png()) > 1000
+
+
+def test_the_guide_runs_as_written_and_is_short():
+    page = (Path(__file__).parents[1] / "docs" / "make_your_own_panel.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    names: dict = {}
+    exec(code, names)
+    panel = names["panel"]
+    shallow = panel.reading
+    panel.set(depth=50).png()
+    # at great depth every angle but zero comes to have a quarter of the kernel of equal inputs
+    assert panel.reading != shallow and 0.25 < panel.data()["ntk"][-1] / panel.data()["ntk"][0] < 0.3
+    panel.set(b_std=1.0)
+    assert panel.data()["ntk"][-1] / panel.data()["ntk"][0] > 0.3

@@ -1,14 +1,15 @@
 """What a reader may change: a label, a unit, a range and a default, with no widget attached.
 
-Four constructors make the four kinds: `slider` (linear or logarithmic), `choice` and `powers_of_two` (a few stops, so
-that each can be compiled or cached beforehand), and `toggle`. `Control.clean` is the one place where a value on its way
-to a computation becomes a Python float: JAX compiles again for an int or a numpy scalar where a float came before.
+Its constructors: `slider` (linear or logarithmic), `whole` (whole numbers, such as a depth), `choice` and
+`powers_of_two` (a few stops, so that each can be compiled or cached beforehand), and `toggle`. `Control.clean` is the
+one place where a value on its way to a computation becomes a Python float: JAX compiles again for an int or a numpy
+scalar where a float came before.
 """
 
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 Number = int | float  # what a caller may write; a `Control` holds floats
@@ -23,7 +24,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class Control:
-    """One thing that a reader may change; made by `slider`, `choice`, `powers_of_two` or `toggle`."""
+    """One thing that a reader may change; made by `slider`, `whole`, `choice`, `powers_of_two` or `toggle`."""
 
     label: str
     low: float
@@ -33,6 +34,7 @@ class Control:
     step: float = 0.0
     is_log: bool = False
     is_toggle: bool = False
+    is_whole: bool = False
     stops: tuple[float, ...] = ()
     play: bool = False
 
@@ -41,7 +43,7 @@ class Control:
         return Range(self.low, self.high)
 
     def clean(self, name: str, value: Any) -> float:
-        """`value` as a Python float inside the range; a control with stops takes the nearest one, as the mouse does.
+        """`value` as a Python float inside the range; a control with stops, or of whole numbers, takes the nearest.
 
         Raises:
             TypeError: for what is no number.
@@ -59,7 +61,7 @@ class Control:
         if self.stops:
             near = math.log(number) if self.is_log else number
             return min(self.stops, key=lambda stop: abs((math.log(stop) if self.is_log else stop) - near))
-        return min(max(number, self.low), self.high)
+        return min(max(float(round(number)) if self.is_whole else number, self.low), self.high)
 
     @property
     def steps(self) -> int:
@@ -118,6 +120,12 @@ def slider(
     if step <= 0:
         raise ValueError(f"Expected a positive step for {label!r}, got {step}.")
     return Control(label, low, high, default, unit, float(step), log, play=play)
+
+
+def whole(label: str, low: int, high: int, default: int, *, unit: str = "", play: bool = False) -> Control:
+    """A control of whole numbers, such as a depth. Take `choice` where each number means a compilation of its own."""
+    made = slider(label, low, high, default, unit=unit, step=1, play=play)
+    return replace(made, is_whole=True)
 
 
 def choice(

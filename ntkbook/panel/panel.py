@@ -22,7 +22,7 @@ class Panel:
         compute: `compute(**values) -> dict of arrays`, pure; every control arrives as a Python float.
         build: `build(fig, data) -> dict`, makes the artists once, on an empty figure.
         update: `update(artists, data)`, moves what `build` returned.
-        controls: name -> `slider`, `choice`, `powers_of_two` or `toggle`; the names are the arguments of `compute`.
+        controls: name -> `slider`, `whole`, `choice`, `powers_of_two` or `toggle`, named as the arguments of `compute`.
         reading: `reading(data, state) -> str`, one line with the numbers that matter.
         title, caption: words above the controls: what to do, and what to see.
         presets: label of a button -> the values that it sets; the other controls stay.
@@ -224,6 +224,6 @@ def _stops_in_turn(controls: Mapping[str, Control]) -> list[dict[str, float]]:
 def _short(control: Control, value: float) -> str:
     if control.is_toggle:
         return str(bool(value))
-    if control.stops and value == round(value):
+    if (control.stops or control.is_whole) and value == round(value):
         return str(round(value))
     return repr(float(f"{value:.4g}"))

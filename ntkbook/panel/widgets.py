@@ -30,7 +30,7 @@ class ControlView:
         self._is_showing = False
         self.field = _field(control, value, label_width)
         self.field.observe(self._on_field, names="value")
-        self.counters = [] if control.is_toggle else [_handle(control, value)]
+        self.counters: list[Any] = [] if control.is_toggle else [_handle(control, value)]
         if control.play:
             self.counters.append(_play_button(control, value))
         for counter in self.counters:
