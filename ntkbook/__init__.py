@@ -8,6 +8,7 @@ from .activations import LeakyRelu as LeakyRelu
 from .activations import Relu as Relu
 from .activations import Sign as Sign
 from .activations import Step as Step
+from .attention import SelfAttention as SelfAttention
 from .convolution import AvgPool as AvgPool
 from .convolution import Conv as Conv
 from .convolution import Flatten as Flatten

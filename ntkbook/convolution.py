@@ -18,7 +18,7 @@ from jaxtyping import Array
 from . import checks
 from .kernel import Kernel, Layer, pytree, static
 from .layers import affine_kernel, affine_weights, check_affine, scale_params
-from .positions import diagonal, one_sided, position_axes
+from .positions import diagonal, diagonal_of_pairs, one_sided, position_axes
 
 Axes = list[tuple[int, ...]]
 
@@ -221,20 +221,13 @@ def _pooled(layer: Layer, k: Kernel, mean: Callable[[Array, Axes], Array]) -> Ke
     axes = position_axes(n, k.keep)
     nngp = mean(k.nngp, axes)
     if k.keep == "inside":
-        var1, var2 = _variances(nngp, n, 0), _variances(nngp, n, 1)
+        var1, var2 = diagonal_of_pairs(nngp, n, 0), diagonal_of_pairs(nngp, n, 1)
     elif k.inside1 is not None and k.inside2 is not None:
-        var1 = _variances(mean(k.inside1.nngp, axes), n, 0)
-        var2 = _variances(mean(k.inside2.nngp, axes), n, 1)
+        var1 = diagonal_of_pairs(mean(k.inside1.nngp, axes), n, 0)
+        var2 = diagonal_of_pairs(mean(k.inside2.nngp, axes), n, 1)
     else:  # nothing that follows reads them (`requires`); should that be wrong, it must not go unseen
         var1, var2 = (jnp.full_like(mean(v, one_sided(axes, i)), jnp.nan) for i, v in enumerate((k.var1, k.var2)))
     return k.replace(nngp=nngp, ntk=mean(k.ntk, axes), var1=var1, var2=var2)
-
-
-def _variances(nngp: Array, n_positions: int, side: int) -> Array:
-    """The entries with equal positions, (h, 1, w, 1, ...) or (1, h, 1, w, ...); all, once positions are gone."""
-    if nngp.ndim == 2:
-        return nngp
-    return jnp.expand_dims(diagonal(nngp, n_positions), tuple(2 * i + 1 - side for i in range(n_positions)))
 
 
 def _pooling_needs(needs: frozenset[str]) -> frozenset[str]:

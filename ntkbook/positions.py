@@ -58,6 +58,13 @@ def diagonal(array: Array, n_positions: int) -> Array:
     return _einsum("".join(2 * a for a in ours) + f"...->{ours}...", array)
 
 
+def diagonal_of_pairs(nngp: Array, n_positions: int, side: int) -> Array:
+    """The variances in `nngp`, (h, 1, w, 1, ...) or (1, h, 1, w, ...); all of it, once positions are gone."""
+    if nngp.ndim == 2:
+        return nngp
+    return jnp.expand_dims(diagonal(nngp, n_positions), tuple(2 * i + 1 - side for i in range(n_positions)))
+
+
 def examples_first(array: Array) -> Array:
     """(h, h, w, w, n1, n2) as (n1, n2, h, h, w, w)."""
     return jnp.moveaxis(array, (-2, -1), (0, 1))
