@@ -136,7 +136,7 @@ def kernel(net: Layer, x1: Float[Array, "n1 *features"], x2: Float[Array, "n2 *f
 
     Jacot et al. 2018, Proposition 1 and Theorem 1; Lee et al. 2019, section 2; derived in notebook 03.
     """
-    return _kernel(*_checked(net, x1, x2))
+    return _kernel(*checked(net, x1, x2))
 
 
 def ntk(
@@ -148,14 +148,14 @@ def ntk(
     >>> ntk(serial(Dense(8), Relu(), Dense(1)), jnp.eye(2), jnp.eye(2)).shape
     (2, 2)
     """
-    return _ntk(*_checked(net, x1, x2))
+    return _ntk(*checked(net, x1, x2))
 
 
 def nngp(
     net: Layer, x1: Float[Array, "n1 *features"], x2: Float[Array, "n2 *features"] | None = None
 ) -> Float[Array, "n1 n2 *positions"]:
     """Covariance of the outputs of the infinitely wide `net` at initialization, (n1, n2): see `kernel`."""
-    return _nngp(*_checked(net, x1, x2))
+    return _nngp(*checked(net, x1, x2))
 
 
 @jax.jit
@@ -174,7 +174,8 @@ def _nngp(net, x1, x2):
     return _kernel(net, x1, x2).nngp
 
 
-def _checked(net, x1, x2):
+def checked(net: Any, x1: Any, x2: Any) -> tuple[Layer, Array, Array | None]:
+    """The arguments of `kernel`, in one precision. Raises what `kernel` raises for them."""
     if not isinstance(net, Layer):
         raise TypeError(f"Expected a network made by serial(...), got {type(net).__name__}. The network comes first.")
     x1 = checks.as_array(x1, "x1", ndim=(2, 3, 4, 5))
