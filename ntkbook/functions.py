@@ -33,7 +33,7 @@ class Function:
     structure: Any = None
     constants: tuple = ()
 
-    def __call__(self, params: Any, x: jax.Array) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         if self.structure is None:
             return self.call(params, x)
         numbers = iter(self.numbers)
@@ -126,7 +126,7 @@ def partition(params: Any) -> tuple[list[jax.Array], Callable[[list], Any]]:
     return [jnp.asarray(leaf) for f, leaf in zip(is_float, leaves) if f], rebuild
 
 
-def outputs_of(function: Function, params: Any, x: jax.Array) -> jax.Array:
+def outputs_of(function: Callable, params: Any, x: jax.Array) -> jax.Array:
     """f(params, x) as (n, o); a function of shape (n,) has one output, further axes are outputs too.
 
     Raises:
@@ -147,7 +147,7 @@ def outputs_of(function: Function, params: Any, x: jax.Array) -> jax.Array:
     return out.reshape(out.shape[0], -1)
 
 
-def coupling(function: Function, params: Any, x: jax.Array) -> jax.Array:
+def coupling(function: Callable, params: Any, x: jax.Array) -> jax.Array:
     """How far the output of one example depends on the company it keeps, relative to its size."""
     first = x[:1]
     other = x[-1:] if x.shape[0] > 1 else 2 * first + 1
