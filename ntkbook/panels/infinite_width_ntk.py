@@ -1,8 +1,8 @@
 """Chapter 03: networks of finite width against the infinite-width NTK, on the circle and on real digits.
 
-The finite networks here are ReLU networks in float32 whose weights are drawn once, at the largest width and depth; a
-narrower or shallower network uses a corner of them. So every setting of the sliders is one pass forward and one back:
-the signals of these two passes give the tangent kernel without a Jacobian (`_row`), and the gradient for training too.
+The finite networks are ReLU networks in float32 whose weights are drawn once, at the largest width and depth; a
+narrower or shallower network uses a corner of them, so that width and depth are numbers and nothing is compiled for a
+new one. The signals of one pass forward and one back give the tangent kernel without a Jacobian, and the gradient too.
 """
 
 import functools
@@ -14,100 +14,97 @@ from jax import lax
 
 from .. import plots
 from ..activations import Relu
-from ..data import circle
+from ..data import circle, digits
 from ..kernel import ntk
 from ..layers import Dense, Repeat, serial
-from ..panel import Panel, choice, powers_of_two, slider, toggle
+from ..panel import Panel, choice, powers_of_two, slider, toggle, whole
 
-WIDEST, DEEPEST, NETWORKS = 1024, 5, 4
-N_ANGLES = 33  # of the networks' curves; x0 = (1, 0) is the one in the middle
-FAST_WIDTH = 256  # up to here training is quick enough to follow the sliders at any setting
+NARROW, WIDEST, DEEPEST, NETWORKS = 128, 512, 5, 4  # networks up to NARROW are computed in smaller arrays
 STEPS = 20
+N_ANGLES = 33  # of the networks' curves; x0 = (1, 0) is the one in the middle
+MIDDLE = N_ANGLES // 2
 
 
-# ---------------------------------------------------------------- a fully-connected network, forward and back
+# ---------------------------------------------------------------- fully-connected networks, forward and back
 
 
-def _draw(key, features, width, networks):
-    keys = jax.random.split(key, 6)
-    normal = lambda i, *shape: jax.random.normal(keys[i], (networks, *shape), jnp.float32)
+def draw(seed, features, width, depth, networks):
+    """Weights and biases from N(0, 1) of `networks` networks of `depth` hidden layers; numpy draws ten times faster."""
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: jnp.asarray(rng.standard_normal((networks, *shape), dtype=np.float32))
     return {
-        "W_in": normal(0, features, width),
-        "b_in": normal(1, width),
-        "W": normal(2, DEEPEST - 1, width, width),
-        "b": normal(3, DEEPEST - 1, width),
-        "W_out": normal(4, width),
-        "b_out": normal(5),
+        "W_in": normal(features, width),
+        "b_in": normal(width),
+        "W": normal(depth - 1, width, width),
+        "b": normal(depth - 1, width),
+        "W_out": normal(width),
+        "b_out": normal(),
     }
 
 
-def _corner(params, width):
-    """The networks of the first `width` units of every layer."""
-    cut = {name: params[name][..., :width] for name in ("W_in", "b_in", "b", "W_out")}
-    return {**params, **cut, "W": params["W"][..., :width, :width]}
+def corner(params, size):
+    """The networks made of the first `size` units of every layer."""
+    cut = {name: params[name][..., :size] for name in ("W_in", "b_in", "b", "W_out")}
+    return {**params, **cut, "W": params["W"][..., :size, :size]}
 
 
-def _signals(params, x, depth, W_std, b_std):
-    """Outputs (m,), activations and back-propagated signals df/dz, (DEEPEST, m, n), of one network.
+def signals(params, x, width, depth, W_std, b_std):
+    """Outputs (m,), activations and back-propagated df/dz, (layers, m, n), of one network; width and depth are traced.
 
-    `depth` hidden layers, traced; the rows of layers above it are zero.
+    What lies beyond them is zero.
     """
     features, n = params["W_in"].shape
-    scale = W_std / n**0.5
+    layers = params["b"].shape[0] + 1
+    scale = W_std / jnp.sqrt(width)
+    is_unit = jnp.arange(n) < width
     z = W_std / features**0.5 * x @ params["W_in"] + b_std * params["b_in"]
-    z = jnp.zeros((DEEPEST, *z.shape), z.dtype).at[0].set(z)
+    z = jnp.zeros((layers, *z.shape), z.dtype).at[0].set(z)
+    phi = lambda z: jnp.where((z > 0) & is_unit, z, 0)
 
     def up(l, z):
-        return z.at[l + 1].set(scale * jnp.maximum(z[l], 0) @ params["W"][l] + b_std * params["b"][l])
+        return z.at[l + 1].set(scale * phi(z[l]) @ params["W"][l] + b_std * params["b"][l])
 
     def down(i, d):
         l = depth - 2 - i
-        return d.at[l].set(scale * (d[l + 1] @ params["W"][l].T) * (z[l] > 0))
+        return d.at[l].set(jnp.where((z[l] > 0) & is_unit, scale * (d[l + 1] @ params["W"][l].T), 0))
 
     z = lax.fori_loop(0, depth - 1, up, z)
-    a = jnp.maximum(z, 0)
-    f = scale * a[depth - 1] @ params["W_out"] + b_std * params["b_out"]
-    d = jnp.zeros_like(z).at[depth - 1].set(scale * params["W_out"] * (z[depth - 1] > 0))
-    return f, a, lax.fori_loop(0, depth - 1, down, d)
+    last = z[depth - 1]
+    f = scale * phi(last) @ params["W_out"] + b_std * params["b_out"]
+    d = jnp.zeros_like(z).at[depth - 1].set(jnp.where((last > 0) & is_unit, scale * params["W_out"], 0))
+    return f, phi(z), lax.fori_loop(0, depth - 1, down, d)
 
 
-def _contract(x, y, a_x, a_y, d_x, d_y, depth, W_std, b_std):
-    """Theta(x, y) = sum over layers of <d(x), d(y)> (W_std^2 <a(x), a(y)> / n + b_std^2), a the layer's input."""
-    n = a_x.shape[-1]
-    inputs = W_std**2 / x.shape[-1] * x @ y.T + b_std**2
-    layers = jnp.concatenate([inputs[None], W_std**2 / n * jnp.einsum("lin,ljn->lij", a_x, a_y) + b_std**2])
-    back = jnp.einsum("lin,ljn->lij", d_x, d_y)
-    used = jnp.arange(DEEPEST)[:, None, None] < depth
-    return layers[depth] + jnp.where(used, back * layers[:-1], 0).sum(0)
+def kernel_of(x1, x2, signals1, signals2, width, depth, W_std, b_std):
+    """Theta(x1, x2) = sum over affine maps of <d(x1), d(x2)> (W_std^2 <a(x1), a(x2)> / n_in + b_std^2), (m1, m2)."""
+    (_, a1, d1), (_, a2, d2) = signals1, signals2
+    dot = lambda u, v: jnp.einsum("lin,ljn->lij", u, v)
+    below = jnp.concatenate([(x1 @ x2.T / x1.shape[1])[None], dot(a1, a2) / width])
+    maps = W_std**2 * below + b_std**2
+    used = jnp.arange(len(d1))[:, None, None] < depth
+    return maps[depth] + jnp.where(used, dot(d1, d2) * maps[:-1], 0).sum(0)
 
 
-def _row(params, x, at, depth, W_std, b_std):
-    """Theta(x[at], x) of one network, (m,)."""
-    _, a, d = _signals(params, x, depth, W_std, b_std)
-    only = lambda s: s[:, at : at + 1]
-    return _contract(x, x[at : at + 1], a, only(a), d, only(d), depth, W_std, b_std)[:, 0]
+def step(params, x, y, width, depth, W_std, b_std):
+    """One step of gradient descent on the mean of 1/2 (f - y)^2, as long as 1/trace of the kernel of that mean.
 
-
-def _step(params, x, y, depth, W_std, b_std):
-    """One step of gradient descent on the mean of 1/2 (f - y)^2, as long as the kernel's mean diagonal allows.
-
-    1/trace(Theta/m) is at most half of the largest stable step 2/lambda_max(Theta/m), whatever the kernel has become.
+    That is at most half of the largest stable step, 2/lambda_max, whatever the kernel has become.
     """
-    f, a, d = _signals(params, x, depth, W_std, b_std)
-    (features, n), m = params["W_in"].shape, len(x)
-    below = jnp.concatenate([jnp.sum(x * x, -1)[None] / features, jnp.sum(a * a, -1) / n])  # (DEEPEST + 1, m)
-    diagonal = W_std**2 * below + b_std**2
-    trace = jnp.mean(diagonal[depth] + (jnp.sum(d * d, -1) * diagonal[:-1]).sum(0))
-    e = (f - y) / (m * trace)
-    g = d * e[:, None]
-    scale = W_std / n**0.5
+    f, a, d = signals(params, x, width, depth, W_std, b_std)
+    features = x.shape[1]
+    below = jnp.concatenate([jnp.sum(x * x, -1)[None] / features, jnp.sum(a * a, -1) / width])
+    maps = W_std**2 * below + b_std**2
+    trace = jnp.mean(maps[depth] + (jnp.sum(d * d, -1) * maps[:-1]).sum(0))
+    pull = (f - y) / (len(x) * trace)
+    g = d * pull[:, None]
+    scale = W_std / jnp.sqrt(width)
     change = {
         "W_in": W_std / features**0.5 * x.T @ g[0],
         "b_in": b_std * g[0].sum(0),
         "W": scale * jnp.einsum("lmi,lmj->lij", a[:-1], g[1:]),
         "b": b_std * g[1:].sum(1),
-        "W_out": scale * e @ a[depth - 1],
-        "b_out": b_std * e.sum(),
+        "W_out": scale * pull @ a[depth - 1],
+        "b_out": b_std * pull.sum(),
     }
     return jax.tree.map(lambda p, c: p - c, params, change)
 
@@ -116,26 +113,39 @@ def _step(params, x, y, depth, W_std, b_std):
 
 
 @functools.cache
-def _circle_networks():
-    return _draw(jax.random.key(3), 2, WIDEST, NETWORKS)
+def _circle_networks(size):
+    if size < WIDEST:
+        return corner(_circle_networks(WIDEST), size)
+    return draw(3, 2, WIDEST, DEEPEST, NETWORKS)
 
 
-def _training_set():
-    x = jax.random.normal(jax.random.key(16), (16, 2), jnp.float32)
-    return x, x[:, 0] * x[:, 1]
-
-
-@functools.partial(jax.jit, static_argnames=("width", "steps"))
-def _finite_rows(params, x, x_train, y_train, depth, W_std, b_std, *, width, steps):
-    """Theta(x0, x) of each network after `steps` of training, (networks, angles)."""
-    depth = depth.astype(jnp.int32)
-
+@jax.jit
+def _trained(params, x, y, width, depth, W_std, b_std):
     def one(params):
-        step = lambda params, _: (_step(params, x_train, y_train, depth, W_std, b_std), None)
-        trained = lax.scan(step, params, length=steps)[0] if steps else params
-        return _row(trained, x, N_ANGLES // 2, depth, W_std, b_std)
+        return lax.fori_loop(0, STEPS, lambda _, p: step(p, x, y, width, depth, W_std, b_std), params)
 
-    return lax.map(one, _corner(params, width))
+    return lax.map(one, params)
+
+
+@jax.jit
+def _rows(params, x, width, depth, W_std, b_std):
+    def one(params):
+        f, a, d = signals(params, x, width, depth, W_std, b_std)
+        at = slice(MIDDLE, MIDDLE + 1)
+        return kernel_of(x[at], x, (f, a[:, at], d[:, at]), (f, a, d), width, depth, W_std, b_std)[0]
+
+    return lax.map(one, params)
+
+
+@functools.lru_cache(maxsize=256)
+def _finite(width, depth, W_std, b_std, trained):
+    """Theta(x0, x) of each network, (networks, angles)."""
+    params = _circle_networks(NARROW if width <= NARROW else WIDEST)
+    if trained:
+        x_train = jax.random.normal(jax.random.key(16), (16, 2), jnp.float32)
+        params = _trained(params, x_train, x_train[:, 0] * x_train[:, 1], width, depth, W_std, b_std)
+    x = circle(N_ANGLES, endpoint=True).x.astype(jnp.float32)
+    return np.asarray(_rows(params, x, width, depth, W_std, b_std), dtype=float)
 
 
 @jax.jit
@@ -145,20 +155,11 @@ def _theory_row(x, depth, W_std, b_std):
     return ntk(net, jnp.asarray([[1.0, 0.0]], x.dtype), x)[0]
 
 
-@functools.lru_cache(maxsize=256)
-def _networks_at(width, depth, W_std, b_std, steps):
-    _, x = circle(N_ANGLES, endpoint=True)
-    x_train, y_train = _training_set()
-    rows = _finite_rows(
-        _circle_networks(), x.astype(jnp.float32), x_train, y_train, depth, W_std, b_std, width=width, steps=steps
-    )
-    return np.asarray(rows, dtype=float)
-
-
-def _circle(width, depth, W_std, b_std, trained):
+def circle_arrays(width, depth, W_std, b_std, trained):
+    """What the panel draws at one setting: the kernel of theory and networks, and how far they are apart."""
     coarse, _ = circle(N_ANGLES, endpoint=True)
     fine, x = circle(129, endpoint=True)
-    networks = _networks_at(int(width), depth, W_std, b_std, STEPS if trained else 0)
+    networks = _finite(int(width), int(depth), W_std, b_std, bool(trained))
     theory = np.asarray(_theory_row(x, depth, W_std, b_std), dtype=float)
     there = theory[::4]
     gaps = np.sqrt(((networks - there) ** 2).mean(1) / (there**2).mean())
@@ -168,7 +169,7 @@ def _circle(width, depth, W_std, b_std, trained):
         "angle_networks": np.asarray(coarse),
         "networks": networks,
         "gap": gaps.mean(),
-        "peak": networks[:, N_ANGLES // 2].mean() / theory[64],
+        "peak": networks[:, MIDDLE].mean() / theory[64],
     }
 
 
@@ -179,7 +180,7 @@ def _circle_build(fig, data):
     _circle_limits(ax, data)
     return {
         "networks": plots.lines(
-            ax, data["angle_networks"], data["networks"], "finite", label="4 networks", alpha=0.8, linewidth=1.2
+            ax, data["angle_networks"], data["networks"], "finite", label="4 networks", alpha=1.0, linewidth=1.1
         ),
         "theory": plots.line(ax, data["angle"], data["theory"], "ntk", label="infinite width"),
     }
@@ -212,12 +213,12 @@ def circle_kernel() -> Panel:
     512 and 1024 about 0.1 s and 0.5 s at the first visit of a setting (two quiet cores). Jacot et al. 2018, Fig. 1.
     """
     return Panel(
-        _circle,
+        circle_arrays,
         _circle_build,
         _circle_update,
         {
             "width": powers_of_two("width", 16, WIDEST, 64, unit="units"),
-            "depth": choice("depth", range(1, DEEPEST + 1), 3, unit="hidden layers"),
+            "depth": whole("depth", 1, DEEPEST, 3, unit="hidden layers"),
             "W_std": slider("weight scale σ_w", 0.5, 2.0, 1.0),
             "b_std": slider("bias scale σ_b", 0.0, 1.0, 0.1),
             "trained": toggle("trained"),
@@ -231,5 +232,123 @@ def circle_kernel() -> Panel:
             "Jacot, narrow, trained": {"width": 64, "depth": 3, "W_std": 1.0, "b_std": 0.1, "trained": 1},
             "Wide": {"width": WIDEST},
         },
-        warm=[{"width": w, "trained": t} for w in 2.0 ** np.arange(4, 11) for t in (0, 1) if not t or w <= FAST_WIDTH],
+        warm=[{"width": width, "trained": trained} for width in (NARROW, WIDEST) for trained in (0, 1)],
+    )
+
+
+# ---------------------------------------------------------------- real digits
+
+DIGITS, EACH, DRAWS = (0, 1, 3, 8), 10, 6
+DIGIT_WIDTHS = tuple(2**i for i in range(4, 11))
+DIGIT_NET = {"W_std": 2**0.5, "b_std": 0.1}  # and two hidden layers
+
+
+@functools.cache
+def _digit_kernels():
+    """The infinite-width kernel of 40 digits, (40, 40), and that of every network, (widths, draws, 40, 40)."""
+    x = _sorted_digits()
+    hidden = serial(Dense(1, **DIGIT_NET), Relu())
+    theory = np.asarray(ntk(serial(hidden, hidden, Dense(1, **DIGIT_NET)), x), dtype=float)
+    params = draw(0, x.shape[1], DIGIT_WIDTHS[-1], 2, DRAWS)
+    finite = [np.asarray(_grams(params, x.astype(jnp.float32), width), dtype=float) for width in DIGIT_WIDTHS]
+    return theory, np.stack(finite)
+
+
+def _sorted_digits():
+    """Ten pictures of each of four digits, in blocks."""
+    data = digits(400, 100, classes=DIGITS, targets="one_hot")
+    label = np.argmax(np.asarray(data.y_train), axis=1)
+    return data.x_train[np.concatenate([np.flatnonzero(label == i)[:EACH] for i in range(len(DIGITS))])]
+
+
+@jax.jit
+def _grams(params, x, width):
+    def one(params):
+        s = signals(params, x, width, 2, **DIGIT_NET)
+        return kernel_of(x, x, s, s, width, 2, **DIGIT_NET)
+
+    return lax.map(one, params)
+
+
+def _digits(width, draw):
+    theory, finite = _digit_kernels()
+    errors = np.sqrt(((finite - theory) ** 2).mean((2, 3)) / (theory**2).mean())  # (widths, draws)
+    at = DIGIT_WIDTHS.index(int(width)), int(draw) - 1
+    return {
+        "theory": theory,
+        "network": finite[at],
+        "difference": finite[at] - theory,
+        "widths": np.asarray(DIGIT_WIDTHS, dtype=float),
+        "errors": errors,
+        "width": np.asarray(width),
+        "error": errors[at],
+    }
+
+
+def _digits_build(fig, data):
+    *matrices, right = plots.columns(fig, 1, 1, 1, 1.3, label_room=(0, 0, 0.6, 0.65), gap=0.25)
+    marks = {name: _matrix(ax, name, data[name], float(data["theory"].max())) for ax, name in zip(matrices, MATRICES)}
+    matrices[0].set_yticks(_BLOCKS, DIGITS)
+    matrices[0].set_ylabel("digit")
+    plots.frame(right, "width", title="relative error", xscale="log", yscale="log", xlim=(11, 1500), ylim=(0.02, 2))
+    right.set_xticks([16, 64, 256, 1024], ["16", "64", "256", "1024"])
+    right.set_yticks([0.03, 0.1, 0.3, 1], ["3 %", "10 %", "30 %", "100 %"])
+    right.minorticks_off()
+    widths, errors = data["widths"], data["errors"]
+    plots.points(right, np.repeat(widths, DRAWS), errors.ravel(), "finite", markersize=3)
+    level = np.exp(np.log(errors).mean() + 0.5 * np.log(widths).mean())
+    plots.line(right, widths, level * widths**-0.5, "guide", label="1/√width")
+    marks["here"] = plots.points(
+        right, [data["width"]], [data["error"]], "finite", markersize=11, markerfacecolor="none", markeredgewidth=1.6
+    )
+    return marks
+
+
+MATRICES = {"theory": "infinite width", "network": "one network", "difference": "difference"}
+_BLOCKS = EACH * np.arange(len(DIGITS)) + (EACH - 1) / 2  # the middle of each digit's rows
+
+
+def _matrix(ax, name, values, span):
+    plots.frame(ax, title=MATRICES[name], xlim=(0, 1), ylim=(0, 1))
+    look = {"limits": (-span / 2, span / 2), "cmap": "RdBu_r"} if name == "difference" else {"limits": (0, span)}
+    mark = plots.image(ax, values, **look)
+    ax.set_xticks(_BLOCKS, DIGITS)
+    ax.set_yticks(_BLOCKS, [""] * len(DIGITS))
+    ax.tick_params(length=0)
+    return mark
+
+
+def _digits_update(artists, data):
+    for name in MATRICES:
+        artists[name].set(data[name])
+    artists["here"].set([data["width"]], [data["error"]])
+
+
+def _digits_reading(data, state):
+    return (
+        f"Width {state['width']:.0f}, draw {state['draw']:.0f}: the network's kernel is off by "
+        f"{float(data['error']):.1%} (root mean square over all pairs, relative to the infinite-width kernel)."
+    )
+
+
+def digits_kernel() -> Panel:
+    """The NTK of 40 digits: infinite width, one network, their difference, and the error against width.
+
+    All kernels (7 widths, 6 draws) are computed at construction; a move only chooses among them.
+    """
+    return Panel(
+        _digits,
+        _digits_build,
+        _digits_update,
+        {
+            "width": powers_of_two("width", DIGIT_WIDTHS[0], DIGIT_WIDTHS[-1], 64, unit="units"),
+            "draw": choice("random draw", range(1, DRAWS + 1), 1),
+        },
+        _digits_reading,
+        title="The same kernel on real digits.",
+        caption="Drag width to the right and watch the difference fade, by a factor 2 for 4 times the width. Then "
+        "change the draw: the pattern of the difference is chance, its size is not.",
+        presets={"Narrow": {"width": 16}, "Wide": {"width": DIGIT_WIDTHS[-1]}},
+        size=(9.5, 3.2),
+        warm=[],
     )
