@@ -205,6 +205,8 @@ def _mean_of_shifts(array: Array, axes: tuple[int, ...], pad: tuple[int, int], w
     pads = [pad if axis in axes else (0, 0) for axis in range(array.ndim)]
     if any(pad):
         array = jnp.pad(array, pads, mode="wrap" if wrap else "constant")
+    # Fused with what comes before, each entry would be computed once for each shift that reads it.
+    array = jax.lax.optimization_barrier(array)
     count = (array.shape[axes[0]] - window) // stride + 1
     if count < 1:
         raise ValueError(f"Expected at least {window} positions for the window, got {array.shape[axes[0]]}.")
