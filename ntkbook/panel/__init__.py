@@ -36,4 +36,7 @@ from .controls import powers_of_two as powers_of_two
 from .controls import slider as slider
 from .controls import toggle as toggle
 from .controls import whole as whole
+from .guides import Mission as Mission
+from .guides import Predict as Predict
+from .guides import link as link
 from .panel import Panel as Panel

@@ -1,5 +1,6 @@
 """The panel itself: values to data to picture and reading, with or without a notebook around it."""
 
+import asyncio
 import base64
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from .bake import Baked, bake
 from .controls import Control, Number, Range
 from .picture import DOTS_PER_INCH, Build, Picture, Update
 
 Compute = Callable[..., Mapping[str, Any]]
+REST = 0.25  # seconds without a move, after which a draft gives way to the full picture
+
 Reading = Callable[[dict[str, Any], dict[str, float]], str]
 
 
@@ -27,6 +31,8 @@ class Panel:
         title, caption: words above the controls: what to do, and what to see.
         presets: label of a button -> the values that it sets; the other controls stay.
         size: inches at 100 dots per inch; `density` dots of the picture per dot of the page.
+        draft: a quicker, coarser `compute`, with the same arguments and arrays. While a handle is dragged the draft is
+            shown, and the full picture when it rests for a moment. For a compute slower than 40 ms.
         warm: settings computed once at construction, so that nothing compiles later. By default the defaults, and each
             stop of each `choice` and `toggle`.
 
@@ -47,11 +53,14 @@ class Panel:
         presets: Mapping[str, Mapping[str, Number]] | None = None,
         size: tuple[Number, Number] = (8.6, 3.6),
         density: Number = 2.0,
+        draft: Compute | None = None,
         warm: Sequence[Mapping[str, Number]] | None = None,
     ):
         self.definitions = dict(controls)
         self.title, self.caption, self.size, self.density = title, caption, size, density
         self._compute, self._build, self._update, self._read = compute, build, update, reading
+        self._draft = draft
+        self._waiting: Any = None
         self._listeners: list[Callable[[Panel], None]] = []
         self._picture: Picture | None = None
         self._view: Any = None
@@ -61,10 +70,11 @@ class Panel:
         self._wanted = dict(self._values)
         self.presets = {label: self._clean(values) for label, values in (presets or {}).items()}
         for values in _stops_in_turn(self.definitions) if warm is None else warm:
-            self._arrays({**self._values, **self._clean(values)})
-        self._data = self._arrays(self._values)
-        self._line = self._reading_of(self._data, self._values)
+            for function in (compute, draft) if draft else (compute,):
+                self._computed({**self._values, **self._clean(values)}, function)
+        self._data, self._line = self._computed(self._values)
         self._error = ""
+        self._is_draft = False
 
     # ------------------------------------------------------------ what a program asks and sets
 
@@ -124,6 +134,20 @@ class Panel:
         """A new, plain matplotlib figure of the present state, for a paper: `panel.figure().savefig("name.pdf")`."""
         return Picture(self._build, self._update, self._data, size=self.size, density=1.0).figure
 
+    def bake(self, *names: str, frames: int = 60, budget: int = 2_000_000) -> Baked:
+        """One piece of HTML in which the controls `names` (one or two) still move, without a kernel or a network.
+
+        By default the control with a play button, or the first one. The other controls stay as they are now. The
+        fragment has at most `budget` characters: frames are as sharp as that allows.
+
+        Raises:
+            ValueError: for unknown names, for three, and where even the plainest frames pass the budget.
+        """
+        chosen = names or tuple([n for n, c in self.definitions.items() if c.play] or list(self.definitions))[:1]
+        if len(chosen) > 2 or any(name not in self.definitions for name in chosen):
+            raise ValueError(f"Expected one or two of {', '.join(self.definitions)} to bake, got {', '.join(chosen)}.")
+        return bake(self, chosen, frames, budget)
+
     @property
     def widget(self) -> Any:
         """The widgets: made when first asked for."""
@@ -155,26 +179,40 @@ class Panel:
             raise ValueError(f"Expected controls among {', '.join(self.definitions)}, got {', '.join(unknown)}.")
         return {name: self.definitions[name].clean(name, value) for name, value in values.items()}
 
-    def _move(self, values: dict[str, float]) -> None:
+    def _move(self, values: dict[str, float], *, is_draft: bool = False) -> None:
         """Compute, and only then change anything."""
-        if values == self._values and not self._error:
+        self._stop_waiting()
+        if values == self._values and not self._error and not self._is_draft:
             return
-        data = self._arrays(values)
-        line = self._reading_of(data, values)
+        data, line = self._computed(values, self._draft if is_draft else None)
         self._values, self._wanted, self._data, self._line, self._error = values, dict(values), data, line, ""
-        self._png = None
+        self._is_draft, self._png = is_draft, None
         if self._view is not None:
             self._view.refresh(self)
         for listener in self._listeners:
             listener(self)
 
-    def _on_widget(self, name: str, value: float) -> None:
+    def _on_widget(self, name: str, value: float, *, is_dragged: bool = False) -> None:
         """A reader moved `name`. What fails is told in the reading line: an exception here would vanish unseen."""
         try:
             self._wanted[name] = self.definitions[name].clean(name, value)
-            self._move(dict(self._wanted))
+            is_draft = is_dragged and self._draft is not None
+            self._move(dict(self._wanted), is_draft=is_draft)
+            if is_draft:
+                self._waiting = _later(REST, self._on_rest)
         except Exception as error:
             self._tell(error)
+
+    def _on_rest(self) -> None:
+        try:
+            self._move(dict(self._values))
+        except Exception as error:
+            self._tell(error)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
     def _on_preset(self, values: Mapping[str, Number]) -> None:
         try:
@@ -187,14 +225,15 @@ class Panel:
         if self._view is not None:
             self._view.show_reading(self.reading, is_error=True)
 
-    def _arrays(self, values: Mapping[str, float]) -> dict[str, np.ndarray]:
-        arrays = self._compute(**values)
+    def _computed(
+        self, values: Mapping[str, float], compute: Compute | None = None
+    ) -> tuple[dict[str, np.ndarray], str]:
+        """The arrays and the reading at these values."""
+        arrays = (compute or self._compute)(**values)
         if not isinstance(arrays, Mapping):
             raise TypeError(f"Expected compute to return a dict of arrays, got {type(arrays).__name__}.")
-        return {name: np.asarray(array) for name, array in arrays.items()}
-
-    def _reading_of(self, data: dict[str, Any], values: dict[str, float]) -> str:
-        return " ".join(str(self._read(dict(data), dict(values))).split())
+        data = {name: np.asarray(array) for name, array in arrays.items()}
+        return data, " ".join(str(self._read(dict(data), dict(values))).split())
 
     def _shown(self) -> Any:
         if self._view is None:
@@ -202,6 +241,15 @@ class Panel:
 
             self._view = PanelView(self)
         return self._view
+
+
+def _later(seconds: float, function: Callable[[], None]) -> Any:
+    """Call `function` when the reader rests: on the event loop of the kernel, or at once where there is none."""
+    try:
+        return asyncio.get_running_loop().call_later(seconds, function)
+    except RuntimeError:
+        function()
+        return None
 
 
 def _same_names(compute: Compute, controls: Mapping[str, Control]) -> None:

@@ -63,6 +63,18 @@ class Picture:
             artist.draw(renderer)
         return np.asarray(self.canvas.buffer_rgba())
 
+    def layers(self) -> tuple[np.ndarray, np.ndarray]:
+        """The picture in two: the background, and what moves on a transparent one."""
+        self.rgba()  # brings the background up to date
+        renderer = self.canvas.get_renderer()
+        renderer.clear()
+        self.canvas.restore_region(self._background)
+        background = np.array(self.canvas.buffer_rgba())
+        renderer.clear()
+        for artist in self._moving:
+            artist.draw(renderer)
+        return background, np.array(self.canvas.buffer_rgba())
+
     def png(self) -> bytes:
         """The picture as a PNG file with a transparent background."""
         return png_bytes(self.rgba())

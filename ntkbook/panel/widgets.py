@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
+from .accessible import names_html
 from .controls import Control, Number, show
 
 if TYPE_CHECKING:
     from .panel import Panel
 
-Moved = Callable[[str, float], None]
+Moved = Callable[..., None]
 
 
 class ControlView:
@@ -36,6 +37,7 @@ class ControlView:
         for counter in self.counters:
             counter.observe(self._on_counter, names="value")
         self.row = ipywidgets.HBox([self.field, *self.counters], layout={"align_items": "center"})
+        self.row.add_class("ntkbook-control")
 
     def show(self, value: float) -> None:
         """Let every widget of this control show `value`, without telling the panel."""
@@ -53,7 +55,7 @@ class ControlView:
 
     def _on_counter(self, change: Mapping[str, Any]) -> None:
         if not self._is_showing:
-            self._moved(self.name, self.control.value_at(change["new"]))
+            self._moved(self.name, self.control.value_at(change["new"]), is_dragged=True)
 
 
 class PanelView:
@@ -82,6 +84,7 @@ class PanelView:
                 ipywidgets.Box(buttons, layout=wrap),
                 self.image,
                 self.reading,
+                ipywidgets.HTML(names_html(), layout={"display": "none"}),
             ],
             layout={"max_width": f"{max(1.0, panel.size[0]) * 100:.0f}px"},
         )
@@ -109,7 +112,10 @@ def reading_html(text: str, *, is_error: bool) -> str:
 
 def _head_html(panel: "Panel") -> str:
     title = f"<b>{html.escape(panel.title)}</b> " if panel.title else ""
-    return f'<div class="ntkbook-caption" style="line-height:1.5">{title}{html.escape(panel.caption)}</div>'
+    return (
+        f'<div class="ntkbook-caption" data-title="{html.escape(panel.title)}" style="line-height:1.5">'
+        f"{title}{html.escape(panel.caption)}</div>"
+    )
 
 
 def _label(control: Control) -> str:

@@ -1,0 +1,214 @@
+"""A panel without a kernel: frames over a grid of one or two controls, in one piece of HTML that needs nothing else.
+
+The markup holds only a picture and its reading, which is what a reader sees where scripts do not run. The script hides
+nothing that worked: it adds the sliders, and lays frames over a background with the axes, which is stored once.
+"""
+
+import base64
+import html
+import io
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from .controls import Control, show
+from .picture import Picture, png_bytes
+
+if TYPE_CHECKING:
+    from .panel import Panel
+
+# Sharpest first: dots per dot of the page, and colours (None: all of them). The first that fits the budget is taken.
+QUALITIES = ((2.0, None), (1.5, None), (2.0, 64), (1.5, 64), (1.0, 64), (1.0, 32))
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Panel</title>
+<style>
+body {{ font-family: sans-serif; margin: 1em }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #eee }} }}
+</style>
+{}
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Baked:
+    """A panel as HTML: shown as such in a notebook, `html` for a page of your own, `save` for a file."""
+
+    html: str
+    names: tuple[str, ...]
+    frames: int
+
+    def save(self, file: str | Path) -> None:
+        """Write a page that holds the panel and nothing else."""
+        Path(file).write_text(_PAGE.format(self.html), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return f"Baked({', '.join(self.names)}: {self.frames} frames, {len(self.html) / 1e6:.1f} MB)"
+
+
+def bake(panel: "Panel", names: Sequence[str], frames: int, budget: int) -> Baked:
+    """Frames of `panel` over the controls `names`; the others stay where they are. See `Panel.bake`."""
+    grids = [
+        _values(panel.definitions[name], panel.state()[name], _share(frames, len(names), i))
+        for i, name in enumerate(names)
+    ]
+    settings = [dict(zip(names, values)) for values in itertools.product(*grids)]
+    moves = [panel._computed({**panel.state(), **setting}) for setting in settings]
+    arrays, readings = [data for data, _ in moves], [line for _, line in moves]
+    for density, colours in QUALITIES:
+        picture = Picture(panel._build, panel._update, panel.data(), size=panel.size, density=density)
+        sample = arrays[:: max(1, len(arrays) // 6)]
+        size = sum(map(len, _encoded(picture, sample, colours)[0])) * len(arrays) / len(sample)
+        if size > budget:
+            continue  # a sixth of the work says so
+        made = _fragment(panel, names, grids, readings, *_encoded(picture, arrays, colours))
+        size = len(made)
+        if size <= budget:
+            return Baked(made, tuple(names), len(settings))
+    raise ValueError(
+        f"Expected at most {budget / 1e6:.1f} MB, got about {size / 1e6:.1f} MB for {len(settings)} frames of "
+        f"{panel!r}. Bake fewer frames or one control."
+    )
+
+
+def _share(frames: int, controls: int, which: int) -> int:
+    """Of `frames` in all, the number along one control: with two, the first has about twice as many as the second."""
+    if controls == 1:
+        return frames
+    second = max(2, round((frames / 2) ** 0.5))
+    return second if which else max(2, frames // second)
+
+
+def _values(control: Control, present: float, at_most: int) -> list[float]:
+    """Values along a control, among them the present one, with which the slider starts."""
+    indices = {round(i) for i in np.linspace(0, control.steps, min(control.steps + 1, at_most))}
+    return sorted({control.value_at(i) for i in indices - {control.index_of(present)}} | {present})
+
+
+def _encoded(picture: Picture, moves: Sequence[Any], colours: int | None) -> tuple[list[str], list[str], list[int]]:
+    """Frames and backgrounds as data addresses, and which background belongs to each frame."""
+    frames, backgrounds, which = [], [], []
+    for background, frame in _layers(picture, moves):
+        address = _address("png", png_bytes(background))
+        if address not in backgrounds:
+            backgrounds.append(address)
+        which.append(backgrounds.index(address))
+        frames.append(_small(frame, colours))
+    return frames, backgrounds, which
+
+
+def _layers(picture: Picture, moves: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for data in moves:
+        picture.move(data)
+        yield picture.layers()
+
+
+def _small(rgba: np.ndarray, colours: int | None) -> str:
+    """The smallest encoding of a flat picture: lossless WebP, or a PNG of few colours."""
+    out, image = io.BytesIO(), Image.fromarray(rgba)
+    if colours is None:
+        image.save(out, "WEBP", lossless=True, method=4)
+        return _address("webp", out.getvalue())
+    image.quantize(colours, method=Image.Quantize.FASTOCTREE).save(out, "PNG", optimize=True)
+    return _address("png", out.getvalue())
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _fragment(
+    panel: "Panel",
+    names: Sequence[str],
+    grids: Sequence[Sequence[float]],
+    readings: Sequence[str],
+    frames: Sequence[str],
+    backgrounds: Sequence[str],
+    which: Sequence[int],
+) -> str:
+    state = panel.state()
+    controls = []
+    for name, values in zip(names, grids):
+        control = panel.definitions[name]
+        shown = ["on" if value else "off" for value in values] if control.is_toggle else [show(v) for v in values]
+        controls.append(
+            {"label": control.label, "unit": control.unit, "values": shown, "start": values.index(state[name])}
+        )
+    content = {
+        "controls": controls,
+        "readings": readings,
+        "frames": frames,
+        "backgrounds": backgrounds,
+        "which": which,
+    }
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    still = Picture(panel._build, panel._update, panel.data(), size=panel.size, density=1.0).png()
+    title = f"<b>{html.escape(panel.title)}</b> " if panel.title else ""
+    head = f"<div>{title}{html.escape(panel.caption)}</div>" if panel.title or panel.caption else ""
+    return (
+        f'<div class="ntkbook-baked" style="max-width:{panel.size[0] * 100:.0f}px;line-height:1.5">{head}'
+        f'<div class="ntkbook-picture" style="position:relative"><img alt="{html.escape(panel.title or "Picture")} '
+        f'{html.escape(panel.reading)}" src="{_address("png", still)}" style="width:100%;display:block"></div>'
+        f'<div class="ntkbook-reading" role="status" aria-live="polite">{html.escape(panel.reading)}</div>'
+        f'<script type="application/json">{text}</script><script>{_SCRIPT}</script></div>\n'
+    )
+
+
+# Every fragment brings the script and wakes those on the page that are not yet awake. A slider that is in the markup
+# would outlive a sanitiser that drops the script, and JupyterLab would take its arrow keys without the attribute.
+_SCRIPT = """
+document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
+  const source = box.querySelector('script[type="application/json"]');
+  if (!source) return;
+  box.dataset.awake = 'yes';
+  const content = JSON.parse(source.textContent);
+  const picture = box.querySelector('.ntkbook-picture'), back = picture.querySelector('img');
+  const reading = box.querySelector('.ntkbook-reading'), alt = back.alt;
+  const front = back.cloneNode();
+  front.alt = '';
+  front.style.position = 'absolute'; front.style.left = 0; front.style.top = 0;
+  picture.append(front);
+  const row = document.createElement('div');
+  row.style.cssText = 'display:flex;flex-wrap:wrap;gap:4px 24px;margin:4px 0';
+  const inputs = content.controls.map(control => {
+    const label = document.createElement('label'), input = document.createElement('input');
+    const value = document.createElement('output');
+    label.style.cssText = 'display:flex;align-items:center;gap:8px';
+    input.type = 'range'; input.min = 0; input.max = control.values.length - 1; input.value = control.start;
+    input.setAttribute('aria-label', control.label + (control.unit ? ' (' + control.unit + ')' : ''));
+    input.dataset.lmSuppressShortcuts = 'true';
+    input.style.cssText = 'width:220px;accent-color:#0072B2';
+    value.style.cssText = 'min-width:4em;font-variant-numeric:tabular-nums';
+    label.append(control.label, input, value);
+    row.append(label);
+    input.addEventListener('input', draw);
+    return {input, value, control};
+  });
+  box.insertBefore(row, picture);
+  function draw() {
+    let frame = 0;
+    for (const {input, value, control} of inputs) {
+      const text = control.values[input.value] + (control.unit ? ' ' + control.unit : '');
+      frame = frame * control.values.length + Number(input.value);
+      value.textContent = text;
+      input.setAttribute('aria-valuetext', text);
+    }
+    const ground = content.backgrounds[content.which[frame]];
+    if (back.src !== ground) back.src = ground;
+    front.src = content.frames[frame];
+    reading.textContent = content.readings[frame];
+    back.alt = alt.split('.')[0] + '. ' + content.readings[frame];
+  }
+  draw();
+});
+""".strip()
