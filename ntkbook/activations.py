@@ -143,10 +143,13 @@ class Abs(Activation):
         return q, jnp.ones_like(q)
 
 
-def root_of_difference(P1: Array, P2: Array, m: Array) -> Array:
-    """sqrt(P1 P2 - m^2), without overflow of the product and with full digits where m^2 is close to it."""
-    root = jnp.sqrt(P1) * jnp.sqrt(P2)
-    return jnp.sqrt(root - m) * jnp.sqrt(root + m)
+def root_of_difference(q1: Array, q2: Array, k: Array) -> Array:
+    """sqrt((1 + q1)(1 + q2) - k^2), for k^2 up to q1 q2. Prevents: overflow, and a root of less than nothing."""
+    u1, u2 = 1 + q1, 1 + q2
+    root = jnp.sqrt(u1) * jnp.sqrt(u2)
+    surplus = (q1 / u1) * (q2 / u2) - (k / root) ** 2  # zero where the two points are parallel
+    surplus = jnp.where(surplus < 0, 0, surplus)
+    return root * jnp.sqrt((1 + q1 + q2) / u1 / u2 + surplus)
 
 
 @pytree
@@ -157,7 +160,7 @@ class Erf(Activation):
         return jax.scipy.special.erf(x)
 
     def dual(self, q1, q2, k):
-        root = root_of_difference(1 + 2 * q1, 1 + 2 * q2, 2 * k)
+        root = root_of_difference(2 * q1, 2 * q2, 2 * k)
         return 2 / jnp.pi * jnp.arctan2(2 * k, root), 4 / jnp.pi / root
 
     def variance(self, q):
@@ -173,7 +176,12 @@ class Gelu(Activation):
         return jax.nn.gelu(x, approximate=False)
 
     def dual(self, q1, q2, k):
-        root = root_of_difference(1 + q1, 1 + q2, k)
+        return self._dual(q1, q2, k, root_of_difference(q1, q2, k))
+
+    def variance(self, q):
+        return self._dual(q, q, q, jnp.sqrt(1 + 2 * q))
+
+    def _dual(self, q1, q2, k, root):
         angle = jnp.arctan2(k, root)
         k_over_P = (k / (1 + q1)) / (1 + q2)
         p_over_P = (q1 / (1 + q1)) * (q2 / (1 + q2))

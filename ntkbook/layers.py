@@ -5,7 +5,6 @@ Parameters follow the NTK parameterization: all are drawn from N(0, 1), and the 
 derives the rule of Dense, notebook 09 its other parameterization.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -56,7 +55,7 @@ class Dense(Layer):
 
 
 def check_affine(layer: Any) -> None:
-    """Raises for what can be seen on construction: JAX rebuilds layers with tracers and placeholders inside."""
+    """Raises TypeError or ValueError for an unknown parameterization, or text in place of a number."""
     checks.one_of(layer.parameterization, "parameterization", ("ntk", "standard"))
     for name in ("W_std", "b_std"):
         checks.not_text(getattr(layer, name), name)
@@ -167,7 +166,7 @@ def _check_layer(layer: Any) -> None:
         raise TypeError(f"Expected layers, got {layer!r}. {hint}")
 
 
-@dataclass(frozen=True, init=False, repr=False)
+@pytree
 class Residual(Layer):
     """x + f(x), where f is `layers` one after another and ends in random weights of the same width as x.
 
@@ -180,13 +179,6 @@ class Residual(Layer):
         for layer in layers:
             _check_layer(layer)
         object.__setattr__(self, "layers", layers)
-
-    @classmethod
-    def _of(cls, layers: Any) -> "Residual":
-        """Unchecked: JAX rebuilds layers with tracers and placeholders inside."""
-        residual = object.__new__(cls)
-        object.__setattr__(residual, "layers", tuple(layers))
-        return residual
 
     def init(self, key, input_shape):
         output_shape, params = Sequential(self.layers).init(key, input_shape)
@@ -223,9 +215,6 @@ class Residual(Layer):
         return f"Residual({', '.join(map(repr, self.layers))})"
 
 
-jax.tree_util.register_pytree_node(Residual, lambda r: (r.layers, None), lambda _, layers: Residual._of(layers))
-
-
 @pytree
 class Repeat(Layer):
     """`layer`, `times` times over, each time with parameters of its own.
@@ -239,8 +228,8 @@ class Repeat(Layer):
     times: Any
 
     def __post_init__(self):
-        if isinstance(self.layer, Layer):  # JAX rebuilds layers with placeholders inside
-            checks.positive_count(self.times, "times")
+        _check_layer(self.layer)
+        checks.positive_count(self.times, "times")
 
     def init(self, key, input_shape):
         output_shape = self.layer.init(key, input_shape)[0]

@@ -6,6 +6,7 @@ The contract is in activations.py.
 from math import factorial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -15,10 +16,14 @@ from .activations import Activation, Pair, root_of_difference
 from .kernel import like, pytree, static
 
 
-def _waves(q1: Array, q2: Array, k: Array, cos_2c: Array) -> Pair:
-    """E[sin sin] and E[cos cos] of the waves u + c, v + c, up to the sign of cos 2c."""
-    difference, total = jnp.exp(-(q1 + q2 - 2 * k) / 2), cos_2c * jnp.exp(-(q1 + q2 + 2 * k) / 2)
-    return (difference - total) / 2, (difference + total) / 2
+def _waves(q1: Array, q2: Array, k: Array) -> Pair:
+    """exp(-(q1 + q2)/2) times sinh(k) and cosh(k): E[sin sin] and E[cos cos].
+
+    Through expm1: for small variances their difference of exponentials would cancel, for large ones overflow.
+    """
+    sign, size = jnp.where(k < 0, -1, 1).astype(k.dtype), jnp.where(k < 0, -k, k)
+    largest = jnp.exp(size - (q1 + q2) / 2) / 2
+    return -sign * largest * jnp.expm1(-2 * size), largest * (1 + jnp.exp(-2 * size))
 
 
 @pytree
@@ -34,8 +39,9 @@ class Sin(Activation):
 
     def dual(self, q1, q2, k):
         a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
-        T, Tdot = _waves(b2 * q1, b2 * q2, b2 * k, jnp.cos(2 * like(self.shift, k)))
-        return a2 * T, a2 * b2 * Tdot
+        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k)
+        sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
+        return a2 * (sin2 * cosh + cos2 * sinh), a2 * b2 * (cos2 * cosh + sin2 * sinh)
 
 
 @pytree
@@ -51,8 +57,9 @@ class Cos(Activation):
 
     def dual(self, q1, q2, k):
         a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
-        T, Tdot = _waves(b2 * q1, b2 * q2, b2 * k, -jnp.cos(2 * like(self.shift, k)))
-        return a2 * T, a2 * b2 * Tdot
+        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k)
+        sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
+        return a2 * (cos2 * cosh + sin2 * sinh), a2 * b2 * (sin2 * cosh + cos2 * sinh)
 
 
 @pytree
@@ -93,8 +100,12 @@ class Gaussian(Activation):
         return jnp.exp(-x * x)
 
     def dual(self, q1, q2, k):
-        T = 1 / root_of_difference(1 + 2 * q1, 1 + 2 * q2, 2 * k)
+        T = 1 / root_of_difference(2 * q1, 2 * q2, 2 * k)
         return T, 4 * k * T * T * T
+
+    def variance(self, q):
+        T = jax.lax.rsqrt(1 + 4 * q)
+        return T, 4 * q * T * T * T
 
 
 @pytree
