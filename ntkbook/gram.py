@@ -51,14 +51,16 @@ def gram(
         if tile is None:
             tile = _tile_side(net, x1)
         checks.positive_int(tile, "tile")
-        results = tuple(map(jnp.asarray, _in_tiles(net, x1, x2, words, tile, progress)))
+        if tile >= max(len(x1), 0 if x2 is None else len(x2)):
+            results = _tile(net, x1, x2, words)  # nothing leaves the device
+        else:
+            results = tuple(map(jnp.asarray, _in_tiles(net, x1, x2, words, tile, progress)))
     return results[0] if isinstance(get, str) else results
 
 
 def _in_tiles(net, x1, x2, words, tile, progress) -> list[np.ndarray]:
     same, x2 = x2 is None, x1 if x2 is None else x2
     n1, n2 = len(x1), len(x2)
-    tile = min(tile, max(n1, n2))
     x1, x2 = _padded(x1, tile), _padded(x2, tile)
     results = [np.empty((n1, n2), x1.dtype) for _ in words]
 

@@ -216,7 +216,7 @@ def input_kernel(x1: Array, x2: Array | None, needs: frozenset[str]) -> Kernel:
     same, x2 = x2 is None, x1 if x2 is None else x2
     n_positions = x1.ndim - 2
     keep = "none" if n_positions == 0 else "all" if needs & {"all", "inside"} else "same"
-    nngp, var1, var2 = positions.gram(x1, x2, keep)
+    nngp, var1, var2 = positions.inner_products(x1, x2, keep)
     twins = positions.position_axes(n_positions, keep) if keep == "all" else []
     k = Kernel(nngp, jnp.zeros_like(nngp), var1, var2, width=x1.shape[-1], keep=keep)
     k = k.replace(twin_axes=(*twins, (-2, -1)) if same else ())
@@ -227,7 +227,7 @@ def input_kernel(x1: Array, x2: Array | None, needs: frozenset[str]) -> Kernel:
 
 def _inside_kernel(x: Array, axis: int) -> Kernel:
     """All pairs of positions inside each example, with an axis of length 1 where the other examples would be."""
-    nngp, var1, var2 = (jnp.expand_dims(array, axis) for array in positions.gram_inside(x))
+    nngp, var1, var2 = (jnp.expand_dims(array, axis) for array in positions.inner_products_inside(x))
     twins = tuple(positions.position_axes(x.ndim - 2, "all"))
     k = Kernel(nngp, jnp.zeros_like(nngp), var1, var2, width=x.shape[-1], twin_axes=twins, keep="inside")
     return k.replace(nngp=k.on_diagonal(nngp, var1))

@@ -14,7 +14,7 @@ from jaxtyping import Array
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
-def gram(x1: Array, x2: Array, keep: str) -> tuple[Array, Array, Array]:
+def inner_products(x1: Array, x2: Array, keep: str) -> tuple[Array, Array, Array]:
     """Inner products per feature of all examples, and their variances (nngp, var1, var2).
 
     keep="same": (h, w, n1, n2), (h, w, n1, 1), (h, w, 1, n2)
@@ -25,7 +25,7 @@ def gram(x1: Array, x2: Array, keep: str) -> tuple[Array, Array, Array]:
     return nngp, variance(x1, keep, 0)[..., None], variance(x2, keep, 1)[..., None, :]
 
 
-def gram_inside(x: Array) -> tuple[Array, Array, Array]:
+def inner_products_inside(x: Array) -> tuple[Array, Array, Array]:
     """The same for all pairs of positions inside each example: (h, h, w, w, n), (h, 1, w, 1, n), (1, h, 1, w, n)."""
     h, H, pairs = _letters(x.ndim - 2, "all")
     nngp = _einsum(f"n{h}c,n{H}c->{pairs}n", x, x) / x.shape[-1]
@@ -41,7 +41,7 @@ def variance(x: Array, keep: str, side: int) -> Array:
 
 
 def position_axes(n_positions: int, keep: str) -> list[tuple[int, ...]]:
-    """The axes of each position direction in an array of `gram`: [(0, 1), (2, 3)] for all pairs on images."""
+    """The axes of each position direction in an array of `inner_products`: [(0, 1), (2, 3)] for all pairs on images."""
     if keep == "same":
         return [(i,) for i in range(n_positions)]
     return [(2 * i, 2 * i + 1) for i in range(n_positions)]
