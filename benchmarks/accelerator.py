@@ -1,4 +1,4 @@
-"""Kernels on an accelerator, beside the time that its memory alone would take; the peer has no build for such machines today.
+"""Kernels on an accelerator, beside the time that its memory alone would take (the peer does not run on such machines).
 
 Two bounds: writing the result once, which any program must, and one read and write of both kernels for each layer,
 which a program that does one layer after another must. Run `python benchmarks/accelerator.py` where JAX sees a GPU.
