@@ -2,7 +2,7 @@
 
 Everything here returns a `Data` of arrays with the example axis first, or the points of a circle. The
 digits come with scikit-learn and need no network; they are the real data of nearly every chapter.
-`mnist` and `cifar10` download from OpenML once (see `downloads.py`) for those who want the papers' own.
+`mnist` and `cifar10` download from OpenML once (see `openml.py`) for those who want the papers' own.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
 
-from . import checks
+from . import checks, openml
 
 TARGETS = ("auto", "sign", "parity", "one_hot", "centered")
 SCALES = ("standard", "unit", "none")
@@ -120,6 +120,76 @@ def digits(
         images=images,
         scale=scale,
         largest=16.0,
+        targets=targets,
+    )
+
+
+def mnist(
+    n_train: int | None = None,
+    n_test: int | None = None,
+    *,
+    classes: Sequence[int] | None = None,
+    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    images: bool = False,
+    scale: str = "standard",
+    targets: str = "auto",
+    progress: bool = True,
+) -> Data:
+    """The 70000 digits of MNIST, 28x28 pixels, from OpenML: x (n, 784), or (n, 28, 28, 1) with `images`.
+
+    The words mean what they mean in `digits`; `progress` shows the download, which happens once.
+
+    Raises:
+        DownloadError: without a network and a cache; the sentence says what to do.
+        ValueError, TypeError: as `digits`.
+    """
+    pictures, labels = openml.fetch(openml.MNIST, progress=progress)
+    return prepare(
+        pictures,
+        labels,
+        n_train=n_train,
+        n_test=n_test,
+        boundary=60_000,
+        classes=classes,
+        key=key,
+        images=images,
+        scale=scale,
+        largest=255.0,
+        targets=targets,
+    )
+
+
+def cifar10(
+    n_train: int | None = None,
+    n_test: int | None = None,
+    *,
+    classes: Sequence[int] | None = None,
+    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    images: bool = False,
+    scale: str = "standard",
+    targets: str = "auto",
+    progress: bool = True,
+) -> Data:
+    """The 60000 pictures of CIFAR-10, 32x32 pixels in colour, from OpenML: x (n, 3072), or (n, 32, 32, 3).
+
+    The words mean what they mean in `digits`. Ask for few: all of them fill more than a gigabyte.
+
+    Raises:
+        DownloadError: without a network and a cache; the sentence says what to do.
+        ValueError, TypeError: as `digits`.
+    """
+    pictures, labels = openml.fetch(openml.CIFAR10, progress=progress)
+    return prepare(
+        pictures,
+        labels,
+        n_train=n_train,
+        n_test=n_test,
+        boundary=50_000,
+        classes=classes,
+        key=key,
+        images=images,
+        scale=scale,
+        largest=255.0,
         targets=targets,
     )
 

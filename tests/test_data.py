@@ -1,12 +1,18 @@
 """Data: shapes, scales, targets, and what is said when too much is asked."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits as _load_digits
 
 from ntkbook import data
+
+
+def load_digits() -> Any:
+    return _load_digits()
 
 
 def test_circle_is_even_and_of_radius_one():

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ntkbook"
 
 # A file imports only from files above it. A new file takes its place here; panels and exercises are one floor each.
 ORDER = """
-numerics checks data quadrature positions
+numerics checks openml data quadrature positions
 kernel activations smooth_activations numeric_activations layers convolution attention gram
 functions empirical linearize
 modes spectrum targets dynamics ensemble propagation generalization train
