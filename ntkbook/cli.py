@@ -97,12 +97,12 @@ def execute(path: Path) -> dict[str, Any]:
         Failure: for the first cell that raises, with its error.
     """
     try:
-        import nbclient
         import nbformat
+        from nbclient import NotebookClient, exceptions
     except ImportError as error:
         raise Failure(_missing(error)) from error
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(
+    client = NotebookClient(
         notebook,
         timeout=600,
         kernel_name="python3",
@@ -112,9 +112,9 @@ def execute(path: Path) -> dict[str, Any]:
     )
     try:
         client.execute()
-    except nbclient.exceptions.CellExecutionError as error:
+    except exceptions.CellExecutionError as error:
         raise Failure(f"{path.name} stopped: {error.ename}: {error.evalue}") from error
-    except (nbclient.exceptions.CellTimeoutError, nbclient.exceptions.DeadKernelError) as error:
+    except (exceptions.CellTimeoutError, exceptions.DeadKernelError) as error:
         raise Failure(f"{path.name} stopped: {str(error).strip().splitlines()[0]}") from error
     return notebook
 

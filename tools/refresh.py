@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(words):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # as in the checks
     if words[:1] == ["--one"]:
         return refresh(Path(words[1]))
     found = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
