@@ -136,10 +136,12 @@ def positive_count(value: Any, name: str) -> None:
             raise ValueError(f"Expected {name} to be a positive whole number, got {value!r}.")
 
 
-def not_text(value: Any, name: str) -> None:
-    """Raises TypeError for text where a number belongs. JAX's tracers and placeholders pass."""
-    if isinstance(value, (str, bytes)):
+def scale(value: Any, name: str) -> None:
+    """Raises TypeError for what is no number, ValueError for one that is not finite. Tracers pass."""
+    if value is None or isinstance(value, (str, bytes)):
         raise TypeError(f"Expected {name} to be a number, got {describe(value)}.")
+    if isinstance(value, numbers.Real) and not np.isfinite(float(value)):
+        raise ValueError(f"Expected {name} to be a finite number, got {value!r}.")
 
 
 def momentum(value: Any) -> None:

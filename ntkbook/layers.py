@@ -57,8 +57,9 @@ class Dense(Layer):
 def check_affine(layer: Any) -> None:
     """Raises TypeError or ValueError for an unknown parameterization, or text in place of a number."""
     checks.one_of(layer.parameterization, "parameterization", ("ntk", "standard"))
-    for name in ("W_std", "b_std"):
-        checks.not_text(getattr(layer, name), name)
+    checks.scale(layer.W_std, "W_std")
+    if layer.b_std is not None:
+        checks.scale(layer.b_std, "b_std")
 
 
 def _scales(layer: Any, array: Array) -> tuple[Array, Array]:
@@ -245,7 +246,7 @@ class Repeat(Layer):
         return jax.lax.scan(lambda x, layer_params: (self.layer.apply(layer_params, x), None), x, params)[0]
 
     def kernel(self, k):
-        times = jnp.asarray(self.times).astype(jnp.int32)
+        times = jnp.round(jnp.asarray(self.times)).astype(jnp.int32)
         once = through(self.layer, k)
         if jax.tree.structure(once) == jax.tree.structure(k):
             return jax.lax.fori_loop(0, times, lambda _, k: through(self.layer, k), k)
