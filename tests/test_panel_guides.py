@@ -197,8 +197,10 @@ def pixels(address: str) -> np.ndarray:
 
 def over(front: np.ndarray, back: np.ndarray) -> np.ndarray:
     """One picture on top of another, written out from the definition; (h, w, 4) with colours multiplied by alpha."""
-    front, back = ([*np.moveaxis(p[..., :3] * p[..., 3:], -1, 0), p[..., 3]] for p in (front, back))
-    return np.stack([f + b * (1 - front[3]) for f, b in zip(front, back)], -1)
+    shares = [picture[..., 3:] for picture in (front, back)]
+    colours = [picture[..., :3] * share for picture, share in zip((front, back), shares)]
+    top, below = (np.concatenate(parts, -1) for parts in zip(colours, shares))
+    return top + below * (1 - shares[0])
 
 
 def test_baked_frames_are_the_pictures_of_the_panel():
@@ -227,13 +229,13 @@ def test_two_controls_make_a_grid_in_row_order():
 
 def test_baking_leaves_the_panel_alone_and_keeps_to_its_budget():
     panel = demo().set(t=3.0)
-    baked = panel.bake(frames=20, budget=450_000)
-    assert panel.state()["t"] == 3.0 and len(baked.html) <= 450_000
-    assert baked.names == ("t",) and repr(baked).startswith("Baked(t: 2")
+    baked = panel.bake(frames=8, budget=230_000)
+    assert panel.state()["t"] == 3.0 and len(baked.html) <= 230_000
+    assert baked.names == ("t",) and repr(baked).startswith("Baked(t: ")
     (control,) = content_of(baked)["controls"]
     assert control["values"][control["start"]] == "3"
     with pytest.raises(ValueError, match="Bake fewer frames"):
-        panel.bake("t", frames=20, budget=30_000)
+        panel.bake("t", frames=8, budget=30_000)
     for names in (("depth",), ("t", "rate", "width")):
         with pytest.raises(ValueError, match="one or two of"):
             panel.bake(*names)

@@ -58,12 +58,12 @@ class Baked:
 
 def bake(panel: "Panel", names: Sequence[str], frames: int, budget: int) -> Baked:
     """Frames of `panel` over the controls `names`; the others stay where they are. See `Panel.bake`."""
-    grids = [
-        _values(panel.definitions[name], panel.state()[name], _share(frames, len(names), i))
-        for i, name in enumerate(names)
-    ]
+    state = panel.state()
+    shares = [_share(frames, len(names), which) for which in range(len(names))]
+    grids = [_values(panel.definitions[name], state[name], share) for name, share in zip(names, shares)]
     settings = [dict(zip(names, values)) for values in itertools.product(*grids)]
-    moves = [panel._computed({**panel.state(), **setting}) for setting in settings]
+    moves = [panel._computed({**state, **setting}) for setting in settings]
+    controls = [_described(panel.definitions[name], grid, state[name]) for name, grid in zip(names, grids)]
     arrays, readings = [data for data, _ in moves], [line for _, line in moves]
     for density, colours in QUALITIES:
         picture = Picture(panel._build, panel._update, panel.data(), size=panel.size, density=density)
@@ -71,7 +71,7 @@ def bake(panel: "Panel", names: Sequence[str], frames: int, budget: int) -> Bake
         size = sum(map(len, _encoded(picture, sample, colours)[0])) * len(arrays) / len(sample)
         if size > budget:
             continue  # a sixth of the work says so
-        made = _fragment(panel, names, grids, readings, *_encoded(picture, arrays, colours))
+        made = _fragment(panel, controls, readings, *_encoded(picture, arrays, colours))
         size = len(made)
         if size <= budget:
             return Baked(made, tuple(names), len(settings))
@@ -127,23 +127,19 @@ def _address(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _described(control: Control, values: Sequence[float], present: float) -> dict[str, Any]:
+    shown = ["on" if value else "off" for value in values] if control.is_toggle else [show(v) for v in values]
+    return {"label": control.label, "unit": control.unit, "values": shown, "start": values.index(present)}
+
+
 def _fragment(
     panel: "Panel",
-    names: Sequence[str],
-    grids: Sequence[Sequence[float]],
+    controls: Sequence[dict[str, Any]],
     readings: Sequence[str],
     frames: Sequence[str],
     backgrounds: Sequence[str],
     which: Sequence[int],
 ) -> str:
-    state = panel.state()
-    controls = []
-    for name, values in zip(names, grids):
-        control = panel.definitions[name]
-        shown = ["on" if value else "off" for value in values] if control.is_toggle else [show(v) for v in values]
-        controls.append(
-            {"label": control.label, "unit": control.unit, "values": shown, "start": values.index(state[name])}
-        )
     content = {
         "controls": controls,
         "readings": readings,

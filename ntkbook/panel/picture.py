@@ -41,6 +41,12 @@ class Picture:
         self.canvas = FigureCanvasAgg(self.figure)
         with matplotlib.rc_context(plots.RC):
             self.artists = build(self.figure, data)
+        for ax in self.figure.axes:
+            plots.arrange_labels(ax)
+            # what is kept lies below what moves: in a paper's figure too
+            ax.set_axisbelow(True)
+            for spine in ax.spines.values():
+                spine.set_zorder(0.5)
         self.full_draws = 0
         self._update = update
         self._moving: list[Artist] = []

@@ -1,0 +1,135 @@
+"""Every panel of the book, in all corners of its controls: finite, nothing compiled, and never a stale picture."""
+
+import statistics
+import time
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from ntkbook.panel import Panel
+from ntkbook.panels import PANELS
+
+_made: dict[str, Panel] = {}
+
+SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
+
+each_panel = pytest.mark.parametrize("name", PANELS)
+
+
+def panel_of(name: str) -> Panel:
+    """The panel at its default state; built once, for building compiles."""
+    if name not in _made:
+        _made[name] = PANELS[name]()
+    return _made[name].reset()
+
+
+def assert_is_sound(panel: Panel) -> None:
+    for key, array in panel.data().items():
+        if np.issubdtype(array.dtype, np.number):
+            assert np.isfinite(array).all(), f"{key} is not finite in {panel!r}"
+    reading = panel.reading
+    assert reading and "\n" not in reading and not panel.failed
+    assert not {"nan", "inf", "-inf"} & set(reading.lower().replace(",", " ").replace("%", " ").split()), reading
+
+
+def corners(panel: Panel) -> list[dict[str, float]]:
+    """The ends and the middle of each control, the others at their defaults."""
+    found = []
+    for name, control in panel.definitions.items():
+        found += [{name: control.value_at(index)} for index in (0, control.steps // 2, control.steps)]
+    return found
+
+
+def differs(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
+    return any(not np.array_equal(one[key], two[key]) for key in one)
+
+
+@pytest.fixture
+def compilations():
+    """The events in which JAX compiles, as they come."""
+    events: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_compilations_are_heard(compilations):
+    jax.jit(lambda x: x * 1.25 + 7)(1.0)
+    assert compilations
+
+
+@each_panel
+def test_words_are_there(name):
+    panel = panel_of(name)
+    assert panel.title and panel.caption and len(repr(panel)) < 110
+    for control in panel.definitions.values():
+        assert control.label and "$" not in control.label and len(control.label) <= 32
+    for label, values in panel.presets.items():
+        panel.reset().set(**values)
+        assert_is_sound(panel)
+        assert len(label) <= 40
+
+
+@each_panel
+def test_ends_and_middle_of_every_control_are_sound_and_the_picture_is_never_stale(name, compilations):
+    panel = panel_of(name)
+    panel.png()
+    compilations.clear()
+    times = []
+    for values in corners(panel):
+        panel.reset()
+        start = time.perf_counter()
+        panel.set(**values).png()
+        times.append(time.perf_counter() - start)
+        assert_is_sound(panel)
+    print(f"{name}: {1000 * statistics.median(times):.0f} ms per move, {len(compilations)} compilations")
+    assert not compilations, f"{name} compiles {len(compilations)} times in its callbacks"
+    figure = panel.figure()
+    figure.set_dpi(100 * panel.density)
+    FigureCanvasAgg(figure).draw()
+    fresh = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+    assert panel._picture is not None
+    moved = panel._picture.rgba()
+    wrong = int((moved != fresh).any(-1).sum())
+    assert wrong == 0, f"{name}: moved to {panel!r}, {wrong} pixels are not as if drawn afresh there"
+
+
+@each_panel
+def test_the_reading_changes_when_the_data_change(name):
+    panel = panel_of(name)
+    start, reading = panel.data(), panel.reading
+    moved = []
+    for values in corners(panel):
+        panel.reset().set(**values)
+        if differs(start, panel.data()):
+            moved.append(values)
+            assert panel.reading != reading, f"{name}: {values} changes the data, and the reading stays {reading!r}"
+    touched = {next(iter(values)) for values in moved}
+    assert touched == set(panel.controls), f"{name}: {set(panel.controls) - touched} changes nothing"
+    panel.reset()
+    assert not differs(start, panel.data()) and panel.reading == reading  # compute is pure
+
+
+@each_panel
+def test_random_settings_are_sound(name, compilations):
+    panel = panel_of(name)
+    compilations.clear()
+    indices = {key: st.integers(0, control.steps) for key, control in panel.definitions.items()}
+
+    @settings(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=SLOW)
+    @given(st.fixed_dictionaries(indices))
+    def check(where):
+        panel.set(**{key: panel.definitions[key].value_at(index) for key, index in where.items()})
+        assert_is_sound(panel)
+
+    check()
+    assert not compilations, f"{name} compiles {len(compilations)} times in its callbacks"
