@@ -3,7 +3,7 @@
 
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel clean notebook-venv test-venv
+.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder clean notebook-venv test-venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lowest: test-venv  ## run the quick tests with the lowest versions that pyprojec
 
 wheel: test-venv  ## build the wheel and try it from an empty directory
 	@$(PY) tools/wheel.py
+
+binder: test-venv  ## do what Binder does, without Docker, and run a chapter there
+	@$(PY) tools/binder.py
 
 clean:  ## remove .venv and everything that was made
 	@rm -rf .venv build dist artifacts .pytest_cache .ruff_cache .hypothesis
