@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from . import checks
 from .functions import Examples, as_function, check_independent, coupling, outputs_of, partition
+from .layerwise import Layerwise, layerwise
 
-METHODS = ("auto", "jacobian", "vector_product")
+METHODS = ("auto", "jacobian", "vector_product", "layerwise")
 MEMORY = 2**29
 
 
@@ -38,8 +39,9 @@ def empirical_ntk(
     means x1, and the result is then exactly symmetric.
 
     Methods, all exact: "jacobian" contracts the Jacobians; "vector_product" multiplies by unit vectors without
-    ever storing a Jacobian; "auto" estimates which is the fastest. `memory`
-    bounds the bytes of intermediate results.
+    ever storing a Jacobian; "layerwise" finds the linear layers of f, whoever wrote it, and multiplies Gram matrices
+    of what enters a layer and of what comes back (layerwise.py); "auto" estimates which is the fastest.
+    Tiles of examples keep intermediate results near `memory` bytes, as far as a single pair of examples allows.
 
     Raises:
         TypeError: if f is no function, returns no single floating array, or params hold no floating arrays.
@@ -128,16 +130,36 @@ def _empirical_ntk(function, params, x1, x2, *, method, outputs, memory):
     def f(theta, x):
         return outputs_of(function, rebuild(theta), x)
 
+    tile = functools.partial(_tile, n=max(x1.shape[0], 0 if x2 is None else x2.shape[0]), memory=memory)
+    full = outputs == "full"
     n_outputs = jax.eval_shape(f, theta, x1[:1]).shape[1]
-    if method == "auto":
-        method = "jacobian"
-    rule = {"jacobian": _by_jacobian, "vector_product": _by_vector_product}[method]
-    features, contract, bytes_per_example = rule(f, theta, n_outputs, outputs == "full")
-    kernel = tiled(features, contract, x1, x2, tile=max(1, int(memory / 2 / bytes_per_example)))
-    return kernel, coupling(function, params, x1)
+    jacobian_bytes = n_outputs * sum(leaf.nbytes for leaf in theta)
+    layers = layerwise(f, theta, x1[0], x1.shape[0], full) if method in ("auto", "layerwise") else None
+    if method == "jacobian":
+        features, contract = _by_jacobian(f, theta, n_outputs, full)
+        size = tile(jacobian_bytes)
+    elif method == "vector_product" or (method == "auto" and _prefers_products(layers, n_outputs, memory)):
+        features, contract = _by_vector_product(f, theta, n_outputs, full)
+        size = tile(jacobian_bytes)
+    else:
+        features, contract = layers.features, layers.contract
+        size = tile(layers.bytes_per_example, layers.bytes_per_pair)
+    return tiled(features, contract, x1, x2, tile=size), coupling(function, params, x1)
 
 
-# Each method: features of a tile of examples, the kernel of two tiles from their features, bytes per example.
+def _prefers_products(layers: Layerwise, n_outputs: int, memory: int) -> bool:
+    """Products with unit vectors pass through the network once more for every pair of examples and output."""
+    return layers.bytes_per_example > memory / 2 or 4 * n_outputs * layers.cost_of_forward < layers.cost_per_pair
+
+
+def _tile(bytes_per_example: int, bytes_per_pair: int = 0, *, n: int, memory: int) -> int:
+    """The most examples t <= n with 2 t bytes_per_example + t^2 bytes_per_pair <= memory."""
+    a, b = bytes_per_pair, 2 * bytes_per_example
+    most = memory / b if a == 0 else ((b * b + 4 * a * memory) ** 0.5 - b) / (2 * a)
+    return max(1, min(n, int(most)))
+
+
+# Each method: features of a tile of examples, and the kernel of two tiles from their features.
 
 
 def _by_jacobian(f, theta, n_outputs, full):
@@ -151,7 +173,7 @@ def _by_jacobian(f, theta, n_outputs, full):
         rows = lambda j: j.reshape(j.shape[0], -1)
         return sum(rows(a) @ rows(b).T for a, b in zip(j1, j2)) / n_outputs
 
-    return features, contract, n_outputs * sum(leaf.nbytes for leaf in theta)
+    return features, contract
 
 
 def _by_vector_product(f, theta, n_outputs, full):
@@ -166,7 +188,7 @@ def _by_vector_product(f, theta, n_outputs, full):
             return columns.transpose(2, 0, 3, 1)
         return jnp.einsum("jaia->ij", columns) / n_outputs
 
-    return lambda x: x, contract, n_outputs * sum(leaf.nbytes for leaf in theta)
+    return lambda x: x, contract
 
 
 def tiled(features: Callable, contract: Callable, x1: Array, x2: Array | None, *, tile: int) -> Array:

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkbook.empirical import empirical_ntk, empirical_nngp, ntk_vector_product
+from ntkbook.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
 
-METHODS = ["jacobian", "vector_product", "auto"]
+METHODS = ["jacobian", "vector_product", "layerwise"]
 
 
 def dense_params(key, sizes, dtype=jnp.float64):

@@ -1,0 +1,141 @@
+"""The tangent kernel layer by layer, without a Jacobian.
+
+For a linear layer z = W a the gradient of the output by W is the outer product of what came in, a, and what comes back,
+d = df/dz. The product of two such gradients is a product of two small numbers, <a, a'> <d, d'>: n^2 (p + q) work
+in place of n^2 p q. What is no linear layer (offsets, gains, shared arrays) is differentiated in the usual way.
+
+Sum over layers of <d, d'> (W_std^2 <a, a'>/n + b_std^2) for a dense network; derived in notebook 03. With positions s
+(convolution, attention) <a_s, a'_t> <d_s, d'_t> is summed over pairs of positions, or a and d are contracted first,
+whichever costs less.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from . import taps
+
+
+class Features(NamedTuple):
+    """What the kernel needs of each example: for each layer a pair (a, d) or the outer product, and plain gradients."""
+
+    layers: list[Any]
+    rest: dict[int, Array]  # leaf -> (n, o, size)
+
+
+class Layerwise(NamedTuple):
+    """`features(x)`, and the kernel of two sets of features; estimates in multiplications and bytes."""
+
+    features: Callable[[Array], Features]
+    contract: Callable[..., Array]
+    last: set[int]  # the parameter arrays of the last layer
+    bytes_per_example: int
+    bytes_per_pair: int
+    cost_per_pair: int
+    cost_of_forward: int  # of one example
+
+
+def layerwise(f: Callable, theta: list[Array], x: Array, n: int, full: bool) -> Layerwise:
+    """The method for f(theta, x) -> (n, o); x is an example with its axis, n how many there will be."""
+    one = lambda theta, x: f(theta, x[None])[0]
+    program = jax.make_jaxpr(one)(theta, x)
+    (shape,) = [v.aval.shape for v in program.jaxpr.outvars]
+    o, itemsize = shape[0], x.dtype.itemsize
+    layers, last = taps.survey(program, len(theta))
+    tapped = {layer.leaf for layer in layers}
+    rest = [i for i in range(len(theta)) if i not in tapped]
+    is_outer = [_prefers_outer(layer, o, n, full) for layer in layers]
+
+    def features(xs: Array) -> Features:
+        inputs, signals, gradients = jax.vmap(example)(xs)
+        pairs = [_outer(a, d) if outer else (a, d) for outer, a, d in zip(is_outer, inputs, signals)]
+        return Features(pairs, {i: g.reshape(*g.shape[:2], -1) for i, g in zip(rest, gradients)})
+
+    def example(x: Array):
+        read = []
+
+        def tapped_run(probes, free):
+            leaves = list(theta)
+            for i, leaf in zip(rest, free):
+                leaves[i] = leaf
+            out, inputs, read[:] = taps.run(program, leaves, [x], layers, probes)
+            return out, inputs
+
+        probes = [jnp.zeros(layer.shape, theta[layer.leaf].dtype) for layer in layers]
+        out, pull, inputs = jax.vjp(tapped_run, probes, [theta[i] for i in rest], has_aux=True)
+        back, gradients = jax.vmap(pull)(jnp.eye(o, dtype=out.dtype))
+        return inputs, [jax.vmap(to_d)(d) for to_d, d in zip(read, back)], gradients
+
+    def contract(f1: Features, f2: Features, only: set[int] | None = None) -> Array:
+        kept = lambda leaf: only is None or leaf in only
+        layer_kernel = _full_layer if full else _mean_layer
+        parts = [layer_kernel(u, v) for layer, u, v in zip(layers, f1.layers, f2.layers) if kept(layer.leaf)]
+        rows = _full_rows if full else _mean_rows
+        parts += [rows(f1.rest[i], f2.rest[i]) for i in rest if kept(i)]
+        return sum(parts) / (1 if full else o)  # type: ignore[return-value]
+
+    free = sum(theta[i].size for i in rest)
+    sizes = [layer.sizes for layer in layers]
+    pair_costs = [_pair_cost(s, o, full, outer) for s, outer in zip(sizes, is_outer)]
+    kept = [o * B * p * q if outer else B * S * (p + o * q) for (B, S, p, q), outer in zip(sizes, is_outer)]
+    work = [B * S * S * (1 + (o * o if full else 1)) for (B, S, _, _), outer in zip(sizes, is_outer) if not outer]
+    return Layerwise(
+        features,
+        contract,
+        last,
+        bytes_per_example=itemsize * (sum(kept) + o * free + 2 * o * sum(B * S * q for B, S, _, q in sizes)),
+        bytes_per_pair=itemsize * max(work, default=1),
+        cost_per_pair=sum(pair_costs) + (o * o if full else o) * free,
+        cost_of_forward=sum(B * S * p * q for B, S, p, q in sizes) + free,
+    )
+
+
+def _pair_cost(sizes: tuple[int, int, int, int], o: int, full: bool, outer: bool) -> int:
+    B, S, p, q = sizes
+    outputs = o * o if full else o
+    # sums over pairs of positions move much memory for little arithmetic
+    return outputs * B * p * q if outer else B * S * S * (p + outputs * q + (8 * (1 + outputs // o) if S > 1 else 1))
+
+
+def _prefers_outer(layer: taps.Layer, o: int, n: int, full: bool) -> bool:
+    B, S, p, q = layer.sizes
+    forming = o * B * S * p * q / n
+    return forming + _pair_cost(layer.sizes, o, full, True) < _pair_cost(layer.sizes, o, full, False)
+
+
+def _outer(a: Array, d: Array) -> Array:
+    """Gradients by W, (n, o, b p q), from a (n, b, s, p) and d (n, o, b, s, q)."""
+    gradients = jnp.einsum("nbsp,nobsq->nobpq", a, d)
+    return gradients.reshape(*gradients.shape[:2], -1)
+
+
+def _mean_rows(g1: Array, g2: Array) -> Array:
+    return g1.reshape(g1.shape[0], -1) @ g2.reshape(g2.shape[0], -1).T
+
+
+def _full_rows(g1: Array, g2: Array) -> Array:
+    return jnp.einsum("iap,jcp->ijac", g1, g2)
+
+
+def _mean_layer(u: Any, v: Any) -> Array:
+    if not isinstance(u, tuple):
+        return _mean_rows(u, v)
+    (a1, d1), (a2, d2) = u, v
+    if a1.shape[1] == a1.shape[2] == 1:
+        return _mean_rows(a1, a2) * _mean_rows(d1, d2)
+    inputs = jnp.einsum("ibsp,jbtp->bisjt", a1, a2)
+    return (inputs * jnp.einsum("iobsq,jobtq->bisjt", d1, d2)).sum((0, 2, 4))
+
+
+def _full_layer(u: Any, v: Any) -> Array:
+    if not isinstance(u, tuple):
+        return _full_rows(u, v)
+    (a1, d1), (a2, d2) = u, v
+    if a1.shape[1] == a1.shape[2] == 1:
+        flat = lambda d: d.reshape(*d.shape[:2], -1)
+        return _mean_rows(a1, a2)[:, :, None, None] * _full_rows(flat(d1), flat(d2))
+    inputs = jnp.einsum("ibsp,jbtp->bisjt", a1, a2)
+    return jnp.einsum("bisjt,biasjct->ijac", inputs, jnp.einsum("iabsq,jcbtq->biasjct", d1, d2))
