@@ -225,10 +225,10 @@ def _extremes(k, reduction):
 
 
 def _clock(dynamics: Dynamics, t: Array) -> FlowClock | StepClock:
-    lr = dynamics.lr
+    lr, largest = dynamics.lr, jax.lax.stop_gradient(dynamics.eigenvalues[-1])
     if dynamics.kind == "steps":
-        return StepClock(lr, dynamics.momentum, t)
-    return FlowClock(jnp.where(lr > 0, lr * jnp.where(lr > 0, t, 0), 0))  # lr = 0 at t = inf: nothing moves
+        return StepClock(lr, dynamics.momentum, t, largest)
+    return FlowClock(jnp.where(lr > 0, lr * jnp.where(lr > 0, t, 0), 0), largest)  # lr = 0 at t = inf: nothing moves
 
 
 def over_times(which: str, dynamics: Dynamics, t: Array, v: Array) -> Array:

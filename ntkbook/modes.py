@@ -38,6 +38,7 @@ class FlowClock:
     """
 
     s: Any
+    largest: Any  # eigenvalue
 
     def decay(self, eigenvalues):
         s, is_over = _finite(self.s)
@@ -45,7 +46,8 @@ class FlowClock:
 
     def gain(self, eigenvalues):
         s, is_over = _finite(self.s)
-        return jnp.where(is_over, _pseudo_inverse(eigenvalues), s * one_minus_exp_over(s * eigenvalues))
+        gain = _silence(eigenvalues, s * one_minus_exp_over(s * eigenvalues), self.largest)
+        return jnp.where(is_over, _pseudo_inverse(eigenvalues), gain)
 
     def is_close(self, a, b):
         s, is_over = _finite(self.s)
@@ -65,6 +67,7 @@ class StepClock:
     lr: Any
     momentum: Any
     steps: Any
+    largest: Any  # eigenvalue
 
     def decay(self, eigenvalues):
         return self._both(eigenvalues)[0]
@@ -99,7 +102,7 @@ class StepClock:
         decay = jnp.where(jnp.abs(fraction) < 0.5, 1 - fraction, residual)
         decay = jnp.where(is_over, jnp.where(eigenvalues * self.lr > 0, 0, 1), decay)
         over = jnp.where(self.lr > 0, _pseudo_inverse(eigenvalues), 0)
-        return decay, jnp.where(is_over, over, gain)
+        return decay, jnp.where(is_over, over, _silence(eigenvalues, gain, self.largest))
 
 
 def _compose(second, first, eigenvalues):
@@ -119,6 +122,15 @@ def _finite(t):
     """(t with infinity replaced by 0, was it infinite): both branches of a selection must stay finite under grad."""
     is_over = jnp.isinf(t)
     return jnp.where(is_over, 0, t), is_over
+
+
+def _silence(eigenvalues, gain, largest):
+    """The gain at lambda = 0 grows for ever, and k(x, X) q is 0 there up to rounding: their product must stay rounding.
+
+    Beyond gain * lambda_max = 1/sqrt(eps) it goes to 0, which is where t = inf has it.
+    """
+    size = jnp.minimum(gain * largest * float(jnp.finfo(gain.dtype).eps) ** 0.5, 10)
+    return jnp.where(eigenvalues > 0, gain, gain * jnp.exp(-(size**4)))
 
 
 def _pseudo_inverse(eigenvalues):

@@ -1,0 +1,216 @@
+"""Gaussian processes over time: against scipy's matrix functions, brute force, stored values of neural-tangents."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+import ntkbook as nb
+from ntkbook.ensemble import Gaussian, ensemble
+
+RNG = np.random.default_rng(0)
+NET = nb.serial(nb.Dense(1, 1.4, 0.3), nb.Erf(), nb.Dense(1, 1.4, 0.3))
+X, X_TEST, Y = RNG.normal(size=(6, 3)), RNG.normal(size=(4, 3)), RNG.normal(size=6)
+STORED = json.loads((Path(__file__).parent / "reference/neural_tangents.json").read_text())["predictors"]
+
+
+def blocks(net, x, x_test, get):
+    """Kernels as numpy arrays: k(X, X), k(x, X), and the NNGP in blocks (train, cross, test)."""
+    x, x_test = jnp.asarray(x), jnp.asarray(x_test)
+    k, kx = nb.kernel(net, x), nb.kernel(net, x_test, x)
+    return [np.asarray(a) for a in (getattr(k, get), getattr(kx, get), k.nngp, kx.nngp, nb.nngp(net, x_test))]
+
+
+def law(net, x, y, x_test, t, train, noise, lr):
+    """Mean and covariance by dense linear algebra, as in the paper."""
+    k, kx, nngp, cross, own = blocks(net, x, x_test, {"all": "ntk", "last_layer": "nngp"}[train])
+    k = k + noise * np.eye(len(k))
+    A = kx @ np.linalg.solve(k, np.eye(len(k)) - (scipy.linalg.expm(-lr * t * k) if np.isfinite(t) else 0))
+    return A @ y, own - A @ cross.T - cross @ A.T + A @ (nngp + noise * np.eye(len(k))) @ A.T
+
+
+@pytest.mark.parametrize("train", ["all", "last_layer"])
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_law_is_that_of_dense_linear_algebra(train, noise):
+    times = np.array([0.0, 0.5, 20.0, np.inf])
+    made = ensemble(NET, X, Y, lr=0.7, train=train, noise=noise)
+    for points, x_test in ((X_TEST, X_TEST), (X, None)):
+        many = made.predict(times, x_test)
+        for i, t in enumerate(times):
+            mean, covariance = law(NET, X, Y, points, t, train, noise, 0.7)
+            np.testing.assert_allclose(many.mean[i], mean, atol=1e-10)
+            np.testing.assert_allclose(many.covariance[i], covariance, atol=1e-10)
+        one = made.predict(0.5, x_test)
+        np.testing.assert_allclose(one.covariance, many.covariance[1], atol=1e-13)
+        np.testing.assert_allclose(one.std**2, np.diag(one.covariance), rtol=1e-12)
+
+
+def test_law_is_that_of_networks_drawn_and_trained_one_by_one():
+    """Draws of f_0, of noisy targets, and small explicit steps with weight decay towards the start."""
+    n, noise, lr, t, draws = len(X), 0.3, 0.5, 4.0, 4000
+    k, kx, nngp, cross, own = blocks(NET, X, X_TEST, "ntk")
+    joint = np.block([[nngp, cross.T], [cross, own]])
+    f0 = RNG.multivariate_normal(np.zeros(n + 4), joint, size=draws, method="eigh")
+    targets = Y + noise**0.5 * RNG.normal(size=(draws, n))
+    alpha = np.zeros((draws, n))
+    for _ in range(2000):
+        alpha += t / 2000 * lr * (targets - f0[:, :n] - alpha @ k - noise * alpha)
+    f = f0[:, n:] + alpha @ kx.T
+    law = ensemble(NET, X, Y, lr=lr, noise=noise).predict(t, X_TEST)
+    assert (np.abs(f.mean(0) - law.mean) < 4 * law.std / draws**0.5).all()
+    spread = np.sqrt((np.outer(law.std, law.std) ** 2 + np.asarray(law.covariance) ** 2) / draws)
+    assert (np.abs(np.cov(f.T) - law.covariance) < 4 * spread).all()
+
+
+def test_last_layer_ends_in_the_bayesian_posterior():
+    made = ensemble(NET, X, Y, train="last_layer", noise=0.1).predict(jnp.inf, X_TEST)
+    _, _, nngp, cross, own = blocks(NET, X, X_TEST, "nngp")
+    weights = cross @ np.linalg.inv(nngp + 0.1 * np.eye(6))
+    np.testing.assert_allclose(made.mean, weights @ Y, atol=1e-11)
+    np.testing.assert_allclose(made.covariance, own - weights @ cross.T, atol=1e-11)
+
+
+def test_start_is_the_prior_and_the_end_is_certain_at_the_data():
+    made = ensemble(NET, X, Y)
+    np.testing.assert_allclose(made.predict(0.0, X_TEST).covariance, nb.nngp(NET, jnp.asarray(X_TEST)), atol=1e-13)
+    np.testing.assert_array_equal(made.predict(0.0, X_TEST).mean, 0)
+    end = made.predict(jnp.inf)
+    np.testing.assert_allclose(end.mean, Y, atol=1e-13)
+    assert np.abs(end.covariance).max() < 1e-20
+    assert np.abs(made.predict(jnp.inf, X).covariance).max() < 1e-13  # the same points as test points
+
+
+@pytest.mark.parametrize("row", STORED["ensemble"], ids=lambda row: f"{row['get']} t={row['t']} noise={row['noise']}")
+def test_stored_values_of_neural_tangents(row):
+    net = nb.serial(*[getattr(nb, name)(**options) for name, options in STORED["network"]])
+    x, x_test, y = (np.array(STORED[name]) for name in ("x_train", "x_test", "y_train"))
+    train = "all" if row["get"] == "ntk" else "last_layer"
+    t = np.inf if row["t"] is None else row["t"]
+    made = ensemble(net, x, y, lr=STORED["lr_for_reduction_sum"], train=train, noise=row["noise"])
+    test = made.predict(t, x_test)
+    np.testing.assert_allclose(test.mean, row["mean"], atol=1e-12)
+    expected = np.array(row["covariance"])
+    if row["noise"] and train == "all":  # the peer trains all networks on the same noisy targets
+        k, kx = np.array(STORED["k_train_train"]["ntk"]), np.array(STORED["k_test_train"]["ntk"])
+        k = k + row["noise"] * np.eye(7)
+        decay = scipy.linalg.expm(-STORED["lr_for_reduction_sum"] * t * k) if np.isfinite(t) else 0
+        A = kx @ np.linalg.solve(k, np.eye(7) - decay)
+        expected = expected + row["noise"] * A @ A.T
+    np.testing.assert_allclose(test.covariance, expected, atol=1e-12)
+    mean = ensemble(net, x, y, lr=STORED["lr_for_reduction_mean"], reduction="mean", train=train, noise=0.0)
+    if not row["noise"]:
+        np.testing.assert_allclose(mean.predict(t).mean, row["train_mean"], atol=1e-12)
+        np.testing.assert_allclose(made.predict(t).covariance, row["train_covariance"], atol=1e-12)
+
+
+@pytest.mark.parametrize("row", STORED["gradient_flow"], ids=lambda row: f"{row['get']} t={row['t']}")
+def test_stored_flows_of_neural_tangents(row):
+    from ntkbook.dynamics import gradient_flow
+
+    t = np.inf if row["t"] is None else row["t"]
+    k, kx = (np.array(STORED[name][row["get"]]) for name in ("k_train_train", "k_test_train"))
+    f0_train, f0_test, y = (np.array(STORED[name]) for name in ("f0_train", "f0_test", "y_train"))
+    flow = gradient_flow(k, y, lr=STORED["lr_for_reduction_sum"])
+    np.testing.assert_allclose(flow.train(t, f0_train), row["train"], atol=1e-12)
+    np.testing.assert_allclose(flow.test(t, kx, f0_train, f0_test), row["test"], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("train", ["all", "last_layer"])
+def test_covariances_stay_psd_where_the_naive_formula_does_not(dtype, train):
+    """Equal, nearly equal and repeated points: an inverse and differences give negative variances, here none."""
+    net = nb.serial(nb.Dense(1, 1.5, 0.1), nb.Erf(), nb.Dense(1))
+    x = np.concatenate([np.linspace(-1, 1, 30), [0.3, 0.3, 0.3 + 1e-7]])[:, None].astype(dtype)
+    x_test = np.concatenate([x, np.linspace(-1.2, 1.2, 20).astype(dtype)[:, None]])
+    made = ensemble(net, x, np.sin(3 * x[:, 0]), train=train).at(x_test)
+    with pytest.warns(UserWarning, match="rank") as record:
+        law = made.predict(np.array([0.0, 1.0, 1e3, 1e9, np.inf]))
+    assert len(record) == 1
+    tolerance = 20 * np.finfo(dtype).eps * 50
+    for covariance in np.asarray(law.covariance):
+        np.testing.assert_array_equal(covariance, covariance.T)
+        assert (np.diag(covariance) >= 0).all()
+        assert np.linalg.eigvalsh(covariance.astype(float)).min() > -tolerance
+    assert np.isfinite(law.std).all() and np.isfinite(law.mean).all()
+    k, kx, nngp, cross, own = blocks(net, x, x_test, {"all": "ntk", "last_layer": "nngp"}[train])
+    A = kx @ np.linalg.pinv(k, rcond=1e-30)
+    naive = own - A @ cross.T - cross @ A.T + A @ nngp @ A.T
+    certain = np.diag(law.covariance[-1])[:33].max()  # at the training points, at infinity
+    assert certain < 20 * tolerance and np.abs(np.diag(naive)[:33]).max() > 1000 * certain
+
+
+def test_samples_have_the_law():
+    law = ensemble(NET, X, np.stack([Y, -Y], 1)).predict(np.array([0.5, 3.0]), X_TEST)
+    samples = law.sample(jax.random.key(0), 4000)
+    assert samples.shape == (4000, 2, 4, 2)
+    assert (np.abs(samples.mean(0) - law.mean) < 4.5 * law.std[..., None] / 4000**0.5).all()
+    for i in range(2):
+        spread = np.sqrt((np.outer(law.std[i], law.std[i]) ** 2 + law.covariance[i] ** 2) / 4000)
+        for o in range(2):
+            assert (np.abs(np.cov(samples[:, i, :, o].T) - law.covariance[i]) < 4.5 * spread).all()
+    certain = ensemble(NET, X, Y).predict(jnp.inf).sample(jax.random.key(1), 3)
+    np.testing.assert_allclose(certain, np.stack([Y] * 3), atol=1e-9)
+    with pytest.raises(ValueError, match="psd"):
+        Gaussian(jnp.zeros(2), jnp.diag(jnp.array([1.0, -0.5]))).sample(jax.random.key(0))
+
+
+def test_gradients_exist_where_eigenvalues_coincide():
+    """Equispaced points on a circle, in W_std and in t, of mean and variance, inside jit first."""
+    angles = np.arange(6) * np.pi / 3
+    x = np.stack([np.cos(angles), np.sin(angles)], 1)
+
+    @jax.jit
+    def f(W_std, t, noise):
+        net = nb.serial(nb.Dense(1, W_std), nb.Erf(), nb.Dense(1, W_std, 0.2))
+        made = ensemble(net, x, jnp.asarray(x[:, 0] * x[:, 1]), noise=noise)
+        at = made.predict(t, jnp.array([[0.5, 0.9], [-1.0, 0.2]]))
+        return at.mean.sum() + at.covariance[0, 1] + 2 * at.covariance[0, 0]
+
+    with jax.checking_leaks():
+        slopes = jax.grad(f, argnums=(0, 1, 2))(1.3, 0.8, 0.1)
+    for i, slope in enumerate(slopes):
+        step = np.eye(3)[i] * 1e-5
+        finite = (f(*(np.array([1.3, 0.8, 0.1]) + step)) - f(*(np.array([1.3, 0.8, 0.1]) - step))) / 2e-5
+        np.testing.assert_allclose(slope, finite, rtol=1e-6)
+
+
+def test_sliders_do_not_compile(caplog):
+    def move(W_std, lr, t, noise):
+        net = nb.serial(nb.Dense(1, W_std), nb.Erf(), nb.Dense(1, W_std, 0.2))
+        ensemble(net, X, Y, lr=lr, noise=noise).predict(t, X_TEST)
+
+    move(1.0, 0.1, 3.0, 0.0)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        move(1.5, 0.3, 7.0, 0.1)
+    assert not [record for record in caplog.records if "compil" in record.message.lower()]
+
+
+def test_mean_only_and_precision():
+    made = ensemble(NET, X.astype(np.float32), Y.astype(np.float32))
+    law = made.predict(3.0, X_TEST.astype(np.float32), covariance=False)
+    assert law.covariance is None and law.mean.dtype == jnp.float32
+    np.testing.assert_allclose(law.mean, ensemble(NET, X, Y).predict(3.0, X_TEST).mean, atol=1e-5)
+    assert made.predict(3.0, X_TEST.astype(np.float32)).covariance.dtype == jnp.float32
+    with pytest.raises(ValueError, match="covariance=False"):
+        law.sample(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda: ensemble(NET, X, Y[:4]), "6 examples"),
+        (lambda: ensemble(NET, X, Y, train="first_layer"), "train"),
+        (lambda: ensemble(NET, X, Y, noise=-0.1), "noise"),
+        (lambda: ensemble(NET, X, Y, lr=-0.1), "lr"),
+        (lambda: ensemble(NET, X * np.nan, Y), "x"),
+        (lambda: ensemble(NET, X, Y).predict(-1.0), "t to be"),
+        (lambda: ensemble(NET, X, Y).predict(1.0, X_TEST[:, :2]), "features"),
+    ],
+)
+def test_bad_input(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
