@@ -3,7 +3,7 @@
 
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder clean notebook-venv test-venv
+.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme picture clean notebook-venv test-venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ lowest: test-venv  ## run the quick tests with the lowest versions that pyprojec
 
 wheel: test-venv  ## build the wheel and try it from an empty directory
 	@$(PY) tools/wheel.py
+
+readme: test-venv  ## write the tables of the README again, from what is stored
+	@$(PY) tools/readme.py
+
+picture: test-venv  ## make the moving picture of the README from a panel
+	@$(PY) tools/moving_picture.py
 
 binder: test-venv  ## do what Binder does, without Docker, and run a chapter there
 	@$(PY) tools/binder.py

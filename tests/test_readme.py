@@ -1,0 +1,99 @@
+"""The README says what is: its code runs, its tables are those that the commands make, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntkbook as nb
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def rows_of_the_peer():
+    section = README.split("## Coming from neural-tangents")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
+    return [(left.strip(), right.strip()) for left, right in rows]
+
+
+@pytest.fixture
+def names(key):
+    """What the right column calls by a name of the reader's."""
+    x, x_test = jax.random.normal(key, (6, 3)), jax.random.normal(jax.random.key(1), (4, 3))
+    y = jnp.sin(x[:, :1])
+    net = nb.serial(nb.Dense(64), nb.Relu(), nb.Dense(1))
+    _, params = net.init(key, x.shape)
+    k, k_test_train = nb.ntk(net, x), nb.ntk(net, x_test, x)
+    classes = jax.nn.one_hot(jnp.arange(6) % 2, 2)
+    known = dict(jnp=jnp, f=net.apply, x1=x_test, x2=x, depth=3, lr=0.1, t=2.0)
+    return known | dict(
+        x=x, y=y, x_test=x_test, params=params, k=k, k_test_train=k_test_train, classes=classes, net=net
+    )
+
+
+def test_the_right_column_runs_row_by_row(names):
+    rows = rows_of_the_peer()
+    assert len(rows) >= 20
+    for _, right in rows:
+        code = re.fullmatch(r"`(.*)`", right)
+        assert code, f"not code: {right}"
+        exec(code[1], names)
+
+
+def test_the_right_column_means_what_the_left_one_does(names):
+    """The rate in the table, against Euler steps on half the mean of squares, the loss of the left column."""
+    row = {left: right for left, right in rows_of_the_peer()}
+    names["nb"] = nb
+    exec(row["`nt.predict.gradient_descent_mse(k, y, lr)`"].strip("`"), names)
+    k, y, f = np.asarray(names["k"]), np.asarray(names["y"]), np.zeros((6, 1))
+    steps = 20_000
+    for _ in range(steps):
+        f = f - 2.0 / steps * names["lr"] * k @ (f - y) / y.size
+    np.testing.assert_allclose(names["flow"].train(2.0), f, rtol=1e-3, atol=1e-6)
+    mean = np.asarray(names["x"])
+    peer_rate = 2 / (np.linalg.eigvalsh(k).max() / len(mean))
+    np.testing.assert_allclose(nb.max_learning_rate(names["k"], reduction="mean"), peer_rate, rtol=1e-10)
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))
+def test_code_blocks_run(block):
+    names = {}
+    exec(block, names)
+    mean, covariance = names["trained"].mean, names["trained"].covariance
+    right = (np.asarray(mean).argmax(1) == np.asarray(names["y_test"]).argmax(1)).mean()
+    assert right > 0.8 and (np.diagonal(np.asarray(covariance)) > 0).all()
+
+
+def test_tables_are_those_that_the_commands_make():
+    command = [sys.executable, str(ROOT / "tools" / "readme.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, "make readme\n" + result.stderr
+
+
+def test_links_and_pictures_are_there():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [target for target in targets if "://" not in target]
+    assert local
+    assert not [target for target in local if not (ROOT / target).exists()]
+
+
+def test_the_moving_picture_moves_and_is_small():
+    from PIL import Image
+
+    path = ROOT / "docs" / "ntkbook.gif"
+    assert path.stat().st_size < 2_000_000
+    with Image.open(path) as picture:
+        assert getattr(picture, "n_frames", 1) > 5
+
+
+def test_make_targets_that_are_named_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\bmake ([a-z]+)(?=[\s`,.;:)])", (ROOT / name).read_text()):
+            assert re.search(rf"^{target}:", makefile, re.M), f"{name}: make {target}"

@@ -1,0 +1,95 @@
+"""Writes the tables of the README that are made of something stored: chapters, claims, benchmarks.
+
+    python tools/readme.py            write them
+    python tools/readme.py --check    only say whether they are up to date
+
+Each stands between `<!-- name -->` and `<!-- end of name -->`; the rest of the README is written by hand.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ntkbook import claims
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+BINDER = "https://mybinder.org/v2/gh/ntkbook/ntkbook/main?urlpath=lab/tree/notebooks"
+
+# what a chapter shows, and what its slider does; a chapter appears once its notebook exists
+CHAPTERS = {
+    "00_start_here": ("an ensemble of wide networks is a Gaussian process", "time and width, five points on a sine"),
+    "01_kernel_gradient": ("training follows the kernel gradient", "what one example does to the others"),
+    "02_wide_networks_are_gaussian": ("wide networks are Gaussian (NNGP)", "convergence in width and samples"),
+    "03_infinite_width_ntk": ("the NTK converges and stays (Jacot, Thm. 1 and 2)", "width, depth, training on and off"),
+    "04_linearization": ("wide networks are linear models (Lee, Thm. 2.1)", "how far weights and kernels move"),
+    "05_closed_form_dynamics": ("each eigenmode decays on its own", "learning rate up to the edge, momentum"),
+    "06_ensembles": ("mean and band of trained ensembles (Lee, Fig. 2)", "network, ensemble, NNGP, kernel regression"),
+    "07_kernel_principal_components": ("fast directions are learnt first (Jacot, Fig. 3)", "when to stop"),
+    "08_beyond_squared_loss": ("cross-entropy, momentum, SGD (Lee, Fig. 3, 4)", "network against linearization"),
+    "09_parameterizations": ("NTK, standard and mu-P scaling", "learning rates that transfer"),
+    "10_depth_and_phase": ("order, chaos and depth scales", "weight and bias variance on the phase diagram"),
+    "11_spectral_bias": ("low frequencies first", "eigenvalues, Fourier features"),
+    "12_lazy_and_rich": ("where the theory ends: lazy and rich training", "output scale, kernel drift"),
+    "13_generalization": ("learning curves, double descent", "sample size, ridge, noise"),
+    "14_physics_informed": ("why PINNs train unevenly (Wang, Fig. 2)", "weights of the losses"),
+    "15_architectures": ("convolution, pooling, attention as kernels", "layers in and out"),
+    "16_kernels_at_work": ("kernels in scikit-learn, GPyTorch, your own model", "learned kernels"),
+}
+
+
+def main(words):
+    text = README.read_text()
+    new = updated(text)
+    if "--check" in words:
+        return 0 if new == text else 1
+    README.write_text(new)
+    return 0
+
+
+def updated(text):
+    """The text with each table made again."""
+    for name, make in (("chapters", chapters), ("claims", book_claims), ("benchmarks", benchmarks)):
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
+        if not pattern.search(text):
+            raise SystemExit(f"Expected {begin} and {end} in the README, got none.")
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n{make()}\n{end}{after}"
+    return text
+
+
+def existing():
+    return [path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+def chapters():
+    lines = ["| theorem | chapter | what the slider shows | |", "|---|---|---|---|"]
+    for path in existing():
+        theorem, slider = CHAPTERS[path.stem]
+        title = path.stem.replace("_", " ")
+        launch = f"[launch]({BINDER}/{path.name})"
+        lines.append(f"| {theorem} | [{title}](notebooks/{path.name}) | {slider} | {launch} |")
+    return "\n".join(lines)
+
+
+def book_claims():
+    rows = []
+    for path in existing():
+        found = claims.claims_in(json.loads(path.read_text()))
+        rows += [{"chapter": path.stem[:2], **row} for row in found]
+    return f"{claims.as_markdown(rows)}\n\n{claims.summary(rows)}." if rows else "No chapter states claims yet."
+
+
+def benchmarks():
+    """The table of the stored results, as benchmarks/table.py prints it."""
+    if not any((ROOT / "benchmarks" / "results").glob("*.json")):
+        return "Not measured yet."
+    command = [sys.executable, "benchmarks/table.py"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
