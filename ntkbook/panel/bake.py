@@ -67,10 +67,10 @@ def bake(panel: "Panel", names: Sequence[str], frames: int, budget: int) -> Bake
     arrays, readings = [data for data, _ in moves], [line for _, line in moves]
     for density, colours in QUALITIES:
         picture = Picture(panel._build, panel._update, panel.data(), size=panel.size, density=density)
-        sample = arrays[:: max(1, len(arrays) // 6)]
+        sample = arrays[:: max(1, len(arrays) // 4)]
         size = sum(map(len, _encoded(picture, sample, colours)[0])) * len(arrays) / len(sample)
         if size > budget:
-            continue  # a sixth of the work says so
+            continue  # a few frames are enough to know
         made = _fragment(panel, controls, readings, *_encoded(picture, arrays, colours))
         size = len(made)
         if size <= budget:
@@ -117,7 +117,7 @@ def _small(rgba: np.ndarray, colours: int | None) -> str:
     """The smallest encoding of a flat picture: lossless WebP, or a PNG of few colours."""
     out, image = io.BytesIO(), Image.fromarray(rgba)
     if colours is None:
-        image.save(out, "WEBP", lossless=True, method=4)
+        image.save(out, "WEBP", lossless=True, method=2)
         return _address("webp", out.getvalue())
     image.quantize(colours, method=Image.Quantize.FASTOCTREE).save(out, "PNG", optimize=True)
     return _address("png", out.getvalue())

@@ -1,10 +1,12 @@
 """JupyterLab on this machine and a headless Chromium, started once for all browser tests."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from lab import Lab, chromium_path, start_server
+from lab import Lab, Page, chromium_path, start_server
 
 
 @pytest.fixture(scope="session")
@@ -37,16 +39,35 @@ def server(chromium, tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="session")
+def new_lab(browser, server):
+    """`with new_lab() as lab:` is a fresh page of JupyterLab."""
+
+    @contextmanager
+    def make() -> Iterator[Lab]:
+        lab = Lab(browser, *server)
+        try:
+            yield lab
+        finally:
+            lab.close()
+        lab.assert_quiet()
+
+    return make
+
+
 @pytest.fixture
-def lab(browser, server):
-    """A fresh page on the server. At the end: no page error, and no request that left this machine."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1200}, device_scale_factor=2)
-    lab = Lab(page, *server)
-    yield lab
-    errors, outside = list(lab.errors), list(lab.outside)
-    lab.close()
-    assert not errors, f"errors on the page: {errors}"
-    assert not outside, f"requests that left this machine: {outside}"
+def lab(new_lab):
+    with new_lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def page(browser):
+    """A page without a network, as a reader has who was sent a file."""
+    page = Page(browser, offline=True)
+    yield page
+    page.close()
+    page.assert_quiet()
 
 
 @pytest.fixture(scope="session")

@@ -106,21 +106,39 @@ def notebook(*cells: str) -> nbformat.NotebookNode:
     return made
 
 
-class Lab:
-    """One page of JupyterLab."""
+class Page:
+    """A page of the browser that remembers its errors, and the requests that left this machine."""
 
-    def __init__(self, page: Any, address: str, folder: Path):
-        self.page, self.address, self.folder = page, address, folder
+    def __init__(self, browser: Any, *, offline: bool = False):
         self.errors: list[str] = []
         self.outside: list[str] = []
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", self._note_request)
+        self.context = browser.new_context(
+            viewport={"width": 1400, "height": 1200}, device_scale_factor=2, offline=offline
+        )
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._note_request)
 
     def _note_request(self, request: Any) -> None:
         where = urlparse(request.url)
-        if where.scheme not in ("data", "blob", "about") and where.hostname != "127.0.0.1":
+        if where.scheme not in ("data", "blob", "about", "file") and where.hostname != "127.0.0.1":
             self.outside.append(request.url)
+
+    def close(self) -> None:
+        self.context.close()
+
+    def assert_quiet(self) -> None:
+        assert not self.errors, f"errors on the page: {self.errors}"
+        assert not self.outside, f"requests that left this machine: {self.outside}"
+
+
+class Lab(Page):
+    """One page of JupyterLab."""
+
+    def __init__(self, browser: Any, address: str, folder: Path):
+        super().__init__(browser)
+        self.address, self.folder = address, folder
 
     def open(self, file: Path | nbformat.NotebookNode, name: str = "", beside: tuple[Path, ...] = ()) -> None:
         """Open a copy of a notebook file, or a notebook made here, with the files `beside` it."""
@@ -153,6 +171,25 @@ class Lab:
         )
         assert not raised, f"cells raised: {raised}"
 
+    def run_cell(self, index: int) -> None:
+        """Run one cell, without waiting for it."""
+        self.page.evaluate(
+            """index => { const w = window.jupyterapp.shell.currentWidget;
+                w.content.activeCellIndex = index; window.jupyterapp.commands.execute('notebook:run-cell') }""",
+            index,
+        )
+
+    def restart(self) -> None:
+        """Restart the kernel, clear what was there before, and wait until all is idle."""
+        self.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()",
+        )
+        self.page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
+        )
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        self.page.wait_for_function("() => document.querySelectorAll('.ntkbook-panel').length === 0")
+
     def panels(self) -> list["ShownPanel"]:
         """The live panels of the notebook, from the top."""
         self.page.wait_for_selector(".ntkbook-panel img")
@@ -167,7 +204,7 @@ class Lab:
     def close(self) -> None:
         """Shut the kernel down, and close the page."""
         self.page.evaluate("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.shutdown?.()")
-        self.page.close()
+        super().close()
 
 
 # The time from a key to the picture that it brought: the browser's own clock, from the event to the decoded image.
@@ -177,6 +214,14 @@ _WATCH = """panel => {
     window.addEventListener('keydown', () => { window.ntkbookWatch.pressed ??= performance.now() },
         {capture: true, once: true});
     img.addEventListener('load', () => { window.ntkbookWatch.shown ??= performance.now() }, {once: true});
+}"""
+
+
+_COUNT = """panel => {
+    window.ntkbookFlood = {pictures: 0, shown: 0, pressed: 0};
+    window.addEventListener('keydown', () => { window.ntkbookFlood.pressed = performance.now() }, {capture: true});
+    panel.querySelector('img.widget-image').addEventListener('load', () => {
+        window.ntkbookFlood.pictures += 1; window.ntkbookFlood.shown = performance.now() });
 }"""
 
 
@@ -218,6 +263,32 @@ class ShownPanel:
             arg=[self.box.element_handle(), than],
         )
         return self.reading()
+
+    def is_at_its_end(self, handle: int) -> bool:
+        """Is a handle at its highest value?"""
+        found = self.handles.nth(handle)
+        return float(found.get_attribute("aria-valuenow")) >= float(found.get_attribute("aria-valuemax"))
+
+    def field(self, control: int) -> Any:
+        """The number field or the menu of a control."""
+        return self.box.locator(".ntkbook-control").nth(control).locator("input[type=number], select")
+
+    def flood(self, handle: int, key: str, presses: int, reading: str) -> tuple[int, float]:
+        """Press a key many times without waiting, until the reading begins with these words.
+
+        Returns how many pictures were shown, and how late the last one came after the last key, in milliseconds.
+        """
+        page = self.lab.page
+        self.handles.nth(handle).focus()
+        self.box.evaluate(_COUNT)
+        for _ in range(presses):
+            page.keyboard.press(key)
+        self.wait_for_reading(reading)  # sent after the picture
+        page.wait_for_function(
+            "panel => panel.querySelector('img.widget-image').complete", arg=self.box.element_handle()
+        )
+        flood = page.evaluate("() => window.ntkbookFlood")
+        return flood["pictures"], flood["shown"] - flood["pressed"]
 
     def screenshot(self, file: Path) -> None:
         self.box.scroll_into_view_if_needed()
