@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .empirical import ntk_and_last_layer
 from .functions import outputs_of
 from .history import accuracy, aligned, loss_sum, relative_change
 from .kernel import pytree
@@ -94,7 +95,7 @@ def _start(function, params, key, data, plan):
         memory=memory,
         twin=(params, memory) if "linearized" in plan.record else None,
         params_0=params,
-        kernels_0=(),
+        kernels_0=ntk_and_last_layer(function, params, data["x"]) if "kernels" in plan.record else (),
         order=jnp.arange(len(data["x"])),
         key=key,
         step=jnp.int32(0),
@@ -207,6 +208,9 @@ def _measure(function, state, data, plan):
     if "distances" in plan.record:
         pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.params_0))
         record["distances"] = jnp.stack([relative_change(a, b) for a, b in pairs if is_weight(a)])
+    if "kernels" in plan.record:
+        kernels = ntk_and_last_layer(function, state.params, data["x"])
+        record["ntk_change"], record["nngp_change"] = map(relative_change, kernels, state.kernels_0)
     if "linearized" in plan.record:
         gap = record["linearized_distance"] if data["x_test"] is None else record.pop("linearized_distance_test")
         record["linearized_distance"] = gap

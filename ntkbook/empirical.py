@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from . import checks
-from .functions import Examples, as_function, check_independent, coupling, outputs_of, partition
+from .functions import Examples, Function, as_function, check_independent, coupling, outputs_of, partition
 from .layerwise import Layerwise, layerwise
 
 METHODS = ("auto", "jacobian", "vector_product", "layerwise")
@@ -145,6 +145,21 @@ def _empirical_ntk(function, params, x1, x2, *, method, outputs, memory):
         features, contract = layers.features, layers.contract
         size = tile(layers.bytes_per_example, layers.bytes_per_pair)
     return tiled(features, contract, x1, x2, tile=size), coupling(function, params, x1)
+
+
+def ntk_and_last_layer(function: Function, params: Any, x: Array, *, memory: int = MEMORY) -> tuple[Array, Array]:
+    """The tangent kernel (n, n), and the part of it that the last linear layer has.
+
+    The second is the finite network's NNGP kernel, W_std^2 <a, a'>/n + b_std^2 with the last hidden signals a (Lee et
+    al. 2019, section 2.2), if the network ends in Dense.
+    """
+    theta, rebuild = partition(params)
+    f = lambda theta, x: outputs_of(function, rebuild(theta), x)
+    layers = layerwise(f, theta, x[0], x.shape[0], False)
+    both = lambda u, v: jnp.stack([layers.contract(u, v), layers.contract(u, v, layers.last)], axis=-1)
+    size = _tile(layers.bytes_per_example, layers.bytes_per_pair, n=x.shape[0], memory=memory)
+    kernels = tiled(layers.features, both, x, x, tile=size)
+    return kernels[..., 0], kernels[..., 1]
 
 
 def _prefers_products(layers: Layerwise, n_outputs: int, memory: int) -> bool:

@@ -141,6 +141,21 @@ def test_distances_of_each_weight(setting):
     assert run.layers == ("[0]", "[2]") and run.loss is None and run.outputs is None
 
 
+def test_changes_of_both_kernels(setting):
+    params, x, y, _ = setting
+    run = train(net, params, x, y, lr=0.02, steps=9, record="kernels", times=[0, 9])
+    *_, end = loop(params, x, y, 0.02, 9)
+
+    def kernels(params):
+        flat = [np.asarray(j).reshape(16, -1) for j in jax.tree.leaves(jax.jacrev(net)(params, x))]
+        mean = lambda full: np.trace(full.reshape(8, 2, 8, 2), axis1=1, axis2=3) / 2
+        hidden = np.tanh(x @ params[0] + params[1])
+        return mean(sum(j @ j.T for j in flat)), hidden @ hidden.T  # the last layer is W times the hidden signals
+
+    for change, now, start in zip((run.ntk_change, run.nngp_change), kernels(end), kernels(params)):
+        np.testing.assert_allclose(change, [0, np.linalg.norm(now - start) / np.linalg.norm(start)], rtol=1e-9)
+
+
 def test_ensemble_is_its_members(setting):
     _, x, y, x_test = setting
     init = lambda key, shape: (None, tuple(jax.random.normal(key, s) for s in [(3, 6), (6,), (6, 2)]))
