@@ -124,7 +124,9 @@ def fit(
     path[:, -1] = np.exp(path[:, -1])
     evidence = np.array([value for _, value in trail])
     best = path[evidence.argmax()]
-    return Fit(_with_numbers(net, [float(number) for number in best[:-1]]), float(best[-1]), evidence, dict(zip(names, path.T)))
+    return Fit(
+        _with_numbers(net, [float(number) for number in best[:-1]]), float(best[-1]), evidence, dict(zip(names, path.T))
+    )
 
 
 def _by_scipy(value_and_slope, theta, floor, steps, _, trail, progress):
