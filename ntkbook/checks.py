@@ -151,5 +151,16 @@ def momentum(value: Any) -> None:
         raise ValueError(f"Expected momentum in [0, 1), got {value!r}. At 1 nothing ever slows down.")
 
 
+def independent(gap: float, eps: float) -> None:
+    """Raises ValueError if the output of one example moves, by `gap` of its size, with the rest of the batch."""
+    if gap > eps**0.4:
+        raise ValueError(
+            "Expected f(params, x) to treat each example on its own, got an output that changes with the rest of the "
+            "batch. BatchNorm or dropout in training mode? A tangent kernel compares one function at two points: "
+            "switch to evaluation mode (train=False, use_running_average=True, deterministic=True, model.eval())."
+        )
+
+
 def describe(value: Any) -> str:
+    """What came, in a few words for a sentence: its type and how it begins."""
     return "None" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
