@@ -15,11 +15,11 @@ PACKAGE = ROOT / "ntkbook"
 ORDER = """
 numerics checks openml data quadrature positions
 kernel activations smooth_activations numeric_activations layers convolution attention gram
-functions empirical linearize
-modes spectrum targets dynamics ensemble propagation generalization train
+torch_models functions taps layerwise empirical linearize history descent train
+modes spectrum targets dynamics losses ensemble evidence propagation generalization
 claims
-plots panel/controls panel/picture panel/widgets panel/panel panel panels exercises
-cli
+plots panel/controls panel/accessible panel/picture panel/bake panel/widgets panel/panel panel/guides panel panels
+exercises cli
 """.split()
 FLOORS = {"panels", "exercises"}
 LONGEST = 400
