@@ -2,6 +2,8 @@
 # Each makes .venv when it is not there. The rest is listed by `make help`.
 
 PY := .venv/bin/python
+# `make test LEVEL=everything` installs torch and flax too, and runs what needs them
+LEVEL ?= test
 .DEFAULT_GOAL := help
 .PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme picture clean notebook-venv test-venv
 
@@ -12,7 +14,7 @@ notebook-venv:
 	@sh tools/setup.sh notebook
 
 test-venv:
-	@sh tools/setup.sh test
+	@sh tools/setup.sh $(LEVEL)
 
 lab: notebook-venv  ## open the book in JupyterLab, on this machine only and with a token
 	@.venv/bin/ntkbook lab notebooks

@@ -2,6 +2,7 @@
 
     python tools/install.py notebook        what a reader needs
     python tools/install.py test            what the checks need as well
+    python tools/install.py everything      and the libraries whose models the book can take
 
 The stamp `.venv/ntkbook.json` says what was installed from which versions of pyproject.toml and
 constraints.txt. Without it, or with another content, pip runs again; a `.venv` that was interrupted half
@@ -20,8 +21,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SPACE = {"notebook": 1.5e9, "test": 2.0e9}
-INCLUDES = {"notebook": ("notebook",), "test": ("notebook", "test")}
+SPACE = {"notebook": 1.5e9, "test": 2.0e9, "everything": 3.5e9}
+INCLUDES = {
+    "notebook": ("notebook",),
+    "test": ("notebook", "test"),
+    "everything": ("models", "notebook", "test"),
+}
 
 NO_SPACE = ("No space left on device", "Errno 28", "Disk quota exceeded", "Errno 122")
 NO_NETWORK = (
@@ -45,7 +50,7 @@ class Failure(Exception):
 def main(arguments):
     level = arguments[0] if arguments else ""
     if level not in INCLUDES:
-        print(f"Expected notebook or test, got {level!r}.", file=sys.stderr)
+        print(f"Expected {', '.join(INCLUDES)}, got {level!r}.", file=sys.stderr)
         return 2
     venv = ROOT / ".venv"
     if "--is-current" in arguments:
@@ -72,7 +77,7 @@ def is_current(venv, level):
         stamp = json.loads((venv / "ntkbook.json").read_text())
     except (OSError, ValueError):
         return False
-    return level in stamp.get("includes", ()) and stamp.get("content") == content()
+    return set(INCLUDES[level]) <= set(stamp.get("includes", ())) and stamp.get("content") == content()
 
 
 def content():

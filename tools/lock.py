@@ -39,14 +39,15 @@ def freeze():
         python = Path(folder) / "venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
         pip = [python, "-I", "-m", "pip", "--disable-pip-version-check", "-q"]
-        subprocess.run([*pip, "install", f"{ROOT}[notebook,test]"], check=True)
+        subprocess.run([*pip, "install", f"{ROOT}[notebook,test,models]"], check=True)
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     return pins(frozen)
 
 
 def pins(frozen):
     """The lines `name==version` of a freeze, without the book itself and without places."""
-    lines = [line.strip() for line in frozen.splitlines()]
+    # a local build such as 2.13.0+cpu satisfies ==2.13.0, and elsewhere does not exist
+    lines = [line.strip().split("+")[0] for line in frozen.splitlines()]
     kept = [line for line in lines if re.fullmatch(r"[A-Za-z0-9._-]+==[^\s@/]+", line)]
     return "".join(f"{line}\n" for line in sorted(kept, key=str.lower) if not line.lower().startswith("ntkbook=="))
 
