@@ -1,8 +1,8 @@
 """Writes `neural_tangents.json`: kernels and predictions of neural-tangents 0.6.5, for `tests/test_reference.py`.
 
-Run it as `python benchmarks/peer.py tests/reference/make_neural_tangents.py`. A network is plain data in ntkbook's
-names, `["Dense", {"width": 16, "W_std": 1.3}]`, and is translated here to the peer's; the test builds ours from the same
-data. What the peer computes by quadrature is kept only if two degrees agree.
+Run it as `python benchmarks/peer.py tests/reference/make_neural_tangents.py`. A network is plain data in the names of
+ntkbook, `["Dense", {"width": 16, "W_std": 1.3}]`, and is translated here to those of the peer; the test builds ours
+from the same data. What the peer computes by quadrature is kept only if two degrees agree.
 """
 
 import functools
@@ -60,8 +60,9 @@ def dense(width: int = 16, **options) -> list:
 
 
 def three_layers(name: str, options: dict | None = None, **std) -> list:
-    activation = [name, options or {}]
-    return [dense(16, **std), activation, dense(16, **std), activation, dense(1, **std)]
+    """Two hidden layers, as one that is repeated: half of the compilation."""
+    hidden = [[name, options or {}], dense(16, **std)]
+    return [dense(16, **std), ["Repeat", {"layers": hidden, "times": 2}]]
 
 
 def conv(filter_shape: list, padding: str = "SAME", strides: list | None = None, **options) -> list:
@@ -72,13 +73,13 @@ def conv(filter_shape: list, padding: str = "SAME", strides: list | None = None,
     ]
 
 
-def attention(zeta: str, scaling: str, **options) -> list:
-    return ["SelfAttention", {"zeta": zeta, "scaling": scaling, **options}]
+def attention(zeta: str | list, scaling: str, **options) -> list:
+    return ["SelfAttention", {"width": 8, "zeta": zeta, "scaling": scaling, **options}]
 
 
 RELU, GELU, ERF, FLATTEN, POOL = ["Relu", {}], ["Gelu", {}], ["Erf", {}], ["Flatten", {}], ["GlobalAvgPool", {}]
+ABS = ["Abs", {}]
 READOUTS = {"flatten": FLATTEN, "global pooling": POOL}
-DISTANCE_DECAY = 1.0  # R_ij = exp(-DISTANCE_DECAY * |i - j|^2), where a row asks for it
 
 ACTIVATIONS = {
     "Relu": {},
@@ -109,14 +110,14 @@ def networks() -> dict[str, tuple[str, list]]:
     for name in ("Relu", "Erf", "Abs", "Sign", "Sin"):
         rows[f"activation {name}, no bias"] = "flat", three_layers(name, b_std=None)
     for degree in range(5):
-        layer, readout = ["Hermite", {"degree": degree}], dense(1)
-        whiten = dense(16, W_std=1.0, b_std=None)
-        rows[f"activation Hermite({degree})"] = "unit", [whiten, layer, readout]
-        rows[f"activation Hermite({degree}) twice"] = "unit", [whiten, layer, whiten, layer, readout]
+        rows[f"activation Hermite({degree})"] = (
+            "unit",
+            three_layers("Hermite", {"degree": degree}, W_std=1.0, b_std=None),
+        )
     for name in ELEMENTWISE:
-        rows[f"elementwise {name}"] = "flat", three_layers("Elementwise", {"phi": name})
+        rows[f"elementwise {name}"] = "flat", [dense(), ["Elementwise", {"phi": name}], dense(1)]
     for name in QUADRATURE:
-        rows[f"activation {name}"] = "flat", three_layers(name, W_std=0.7)
+        rows[f"activation {name}"] = "flat", [dense(W_std=0.7), [name, {}], dense(1)]
 
     for b_std in (0.2, None):
         rows[f"standard parameterization, b_std={b_std}"] = (
@@ -130,7 +131,10 @@ def networks() -> dict[str, tuple[str, list]]:
             ],
         )
     rows["linear network"] = "flat", [dense(), dense(), dense(1)]
-    rows["large weights, 20 layers"] = "flat", [dense(16, W_std=3.0), RELU] * 20 + [dense(1)]
+    rows["large weights, 20 layers"] = (
+        "flat",
+        [dense(), RELU, ["Repeat", {"layers": [dense(16, W_std=3.0), RELU], "times": 19}], dense(1)],
+    )
     rows["repeat"] = "flat", [dense(), ["Repeat", {"layers": [RELU, dense()], "times": 6}], RELU, dense(1)]
     rows["repeat erf"] = "flat", [dense(), ["Repeat", {"layers": [ERF, dense()], "times": 9}], ERF, dense(1)]
     rows["residual"] = "flat", [dense(), ["Residual", {"layers": [RELU, dense()]}], RELU, dense(1)]
@@ -142,84 +146,50 @@ def networks() -> dict[str, tuple[str, list]]:
         [dense(), ["Residual", {"layers": [["LayerNorm", {}], GELU, dense()]}], ["LayerNorm", {}], RELU, dense(1)],
     )
 
+    for padding in ("SAME", "VALID", "CIRCULAR"):
+        for reading, readout in READOUTS.items():
+            layers = [conv([3, 3], padding), RELU, conv([3, 3], padding), GELU, readout, dense(1)]
+            rows[f"conv {padding}, {reading}"] = "image", layers
+        strided = [conv([3, 3], padding, [2, 2]), RELU, conv([2, 2], padding), POOL, dense(1)]
+        rows[f"conv {padding}, strides 2"] = "image", strided
+    one, pool = conv([3, 3]), ["AvgPool", {"window_shape": [2, 2], "strides": [2, 2]}]
+    overlapping = ["AvgPool", {"window_shape": [3, 2], "strides": [1, 2]}]
+    uneven = [conv([3, 2], "SAME", [1, 2]), ERF, conv([2, 3], "SAME", [2, 1]), RELU]
+    norm = [one, ["LayerNorm", {}], RELU, conv([3, 3], "CIRCULAR")]
+    standard = [
+        conv([3, 3], parameterization="standard"),
+        RELU,
+        conv([3, 2], parameterization="standard", channels=5),
+    ]
+    rows["conv 3x2, strides 1x2"] = "image", [*uneven, FLATTEN, dense(1)]
+    rows["conv, average pooling"] = "even image", [one, RELU, pool, one, RELU, FLATTEN, dense(1)]
+    rows["conv, overlapping average pooling"] = "image", [one, RELU, overlapping, POOL, dense(1)]
+    rows["conv residual"] = "image", [one, ["Residual", {"layers": [RELU, one]}], RELU, FLATTEN, dense(1)]
+    rows["dense on each pixel"] = "image", [dense(), RELU, one, RELU, POOL, dense(1)]
     for reading, readout in READOUTS.items():
-        for padding in ("SAME", "VALID", "CIRCULAR"):
-            rows[f"conv {padding}, {reading}"] = (
-                "image",
-                [conv([3, 3], padding), RELU, conv([3, 3], padding), GELU, readout, dense(1)],
-            )
-            rows[f"conv {padding}, strides 2, {reading}"] = (
-                "image",
-                [conv([3, 3], padding, [2, 2]), RELU, conv([2, 2], padding), readout, dense(1)],
-            )
-        rows[f"conv 3x2, strides 1x2, {reading}"] = (
-            "image",
-            [conv([3, 2], "SAME", [1, 2]), ERF, conv([2, 3], "SAME", [2, 1]), RELU, readout, dense(1)],
-        )
-        rows[f"conv, average pooling, {reading}"] = (
-            "even image",
-            [
-                conv([3, 3]),
-                RELU,
-                ["AvgPool", {"window_shape": [2, 2], "strides": [2, 2]}],
-                conv([3, 3]),
-                RELU,
-                readout,
-                dense(1),
-            ],
-        )
-        rows[f"conv, overlapping average pooling, {reading}"] = (
-            "image",
-            [conv([3, 3]), RELU, ["AvgPool", {"window_shape": [3, 2], "strides": [1, 2]}], readout, dense(1)],
-        )
-        rows[f"conv 1d SAME, {reading}"] = "sequence", [conv([3]), RELU, conv([3]), RELU, readout, dense(1)]
-        rows[f"conv 1d VALID, strides 2, {reading}"] = "sequence", [conv([2], "VALID", [2]), ERF, readout, dense(1)]
-        rows[f"conv residual, {reading}"] = (
-            "image",
-            [conv([3, 3]), ["Residual", {"layers": [RELU, conv([3, 3])]}], RELU, readout, dense(1)],
-        )
-        rows[f"conv layer norm, {reading}"] = (
-            "image",
-            [conv([3, 3]), ["LayerNorm", {}], RELU, conv([3, 3], "CIRCULAR"), readout, dense(1)],
-        )
+        rows[f"conv layer norm, {reading}"] = "image", [*norm, readout, dense(1)]
         rows[f"conv standard parameterization, {reading}"] = (
             "image",
-            [
-                conv([3, 3], parameterization="standard"),
-                RELU,
-                conv([3, 2], parameterization="standard", channels=5),
-                readout,
-                dense(1, parameterization="standard"),
-            ],
+            [*standard, readout, dense(1, parameterization="standard")],
         )
-        rows[f"dense on each pixel, {reading}"] = "image", [dense(), RELU, conv([3, 3]), RELU, readout, dense(1)]
+    rows["conv 1d SAME"] = "sequence", [conv([3]), RELU, conv([3]), RELU, POOL, dense(1)]
+    rows["conv 1d VALID, strides 2"] = "sequence", [conv([2], "VALID", [2]), ERF, FLATTEN, dense(1)]
     rows["flatten first"] = "image", [FLATTEN, dense(), RELU, dense(1)]
     rows["pool first"] = "image", [POOL, dense(), RELU, dense(1)]
 
     weights = {"W_key_std": 1.1, "W_query_std": 0.9, "W_value_std": 1.2, "W_out_std": 0.8, "b_std": 0.3}
-    for reading, readout in READOUTS.items():
-        for zeta, scaling in [("softmax", "linear"), ("identity", "linear"), ("relu", "linear"), ("identity", "sqrt")]:
-            rows[f"attention {zeta}, {scaling}, {reading}"] = (
-                "sequence",
-                [conv([3]), attention(zeta, scaling, **weights), RELU, readout, dense(1)],
-            )
-    for zeta, scaling in [("softmax", "linear"), ("identity", "sqrt")]:
-        rows[f"attention {zeta}, {scaling}, twice, no bias"] = (
-            "sequence",
-            [dense(), attention(zeta, scaling), RELU, dense(), attention(zeta, scaling), POOL, dense(1)],
-        )
-        rows[f"attention {zeta}, {scaling}, on an image"] = (
-            "even image",
-            [conv([3, 3]), RELU, conv([3, 3]), attention(zeta, scaling, **weights), POOL, dense(1)],
-        )
-        for kind in ("sum", "concat"):
-            for decay in (None, DISTANCE_DECAY):
-                for values in (False, True):
-                    encoding = {"encoding": kind, "decay": decay, "encode_values": values, "W_encoding_std": 0.7}
-                    rows[f"attention {zeta}, {scaling}, {kind}, decay {decay}, values {values}"] = (
-                        "sequence",
-                        [conv([3]), attention(zeta, scaling, **weights, **encoding), RELU, POOL, dense(1)],
-                    )
+    kinds = [("softmax", "linear"), ("identity", "linear"), ("relu", "linear"), (ABS, "linear"), ("identity", "sqrt")]
+    for zeta, scaling in kinds:
+        name = f"attention {zeta if isinstance(zeta, str) else 'abs'}, {scaling}"
+        attend = attention(zeta, scaling, **weights)
+        rows[name] = "sequence", [conv([3]), attend, RELU, POOL, dense(1)]
+        if zeta in ("softmax", "identity"):
+            twice = [attention(zeta, scaling), GELU, dense(), attention(zeta, scaling)]
+            rows[f"{name}, twice, no bias"] = "sequence", [dense(), *twice, FLATTEN, dense(1)]
+        if zeta == "softmax" or scaling == "sqrt":
+            for decay in (None, 0.8):
+                encoded = attention(zeta, scaling, **weights, position_std=0.7, position_decay=decay)
+                rows[f"{name}, positions with decay {decay}"] = "sequence", [conv([3]), encoded, GELU, POOL, dense(1)]
     return rows
 
 
@@ -279,20 +249,18 @@ def _elementwise(phi: str):
 _FUNCTIONS = {"Tanh": jnp.tanh, "Sigmoid": jax.nn.sigmoid, "Silu": jax.nn.silu, "Softplus": jax.nn.softplus}
 
 
-def _attention(
-    zeta: str, scaling: str, *, encoding="none", decay=None, encode_values=False, W_encoding_std=1.0, **weights
-):
+def _attention(width: int, zeta: str | list, scaling: str, *, position_std=0.0, position_decay=None, **weights):
     return stax.GlobalSelfAttention(
-        n_chan_out=8,
+        n_chan_out=width,
         n_chan_key=8,
         n_chan_val=8,
         n_heads=2,
         linear_scaling=scaling == "linear",
-        attention_mechanism=zeta.upper(),
-        pos_emb_type=encoding.upper(),
-        pos_emb_decay_fn=None if decay is None else lambda distance: jnp.exp(-decay * distance),
-        W_pos_emb_std=W_encoding_std,
-        val_pos_emb=encode_values,
+        attention_mechanism=(zeta if isinstance(zeta, str) else zeta[0]).upper(),
+        pos_emb_type="SUM" if position_std else "NONE",
+        pos_emb_p_norm=1,
+        pos_emb_decay_fn=None if position_decay is None else lambda distance: jnp.exp(-position_decay * distance),
+        W_pos_emb_std=position_std,
         **weights,
     )
 
@@ -323,6 +291,8 @@ def kernel_rows() -> list[dict]:
         if any(layer_name in QUADRATURE for layer_name, _ in network):
             gap = _largest_gap(values, kernels(inputs, network, degree=240))
             assert gap < 1e-10, (name, gap)
+        if "sqrt, positions" in name:  # the peer trains the encoding there, ours is fixed
+            values = {key: value for key, value in values.items() if "nngp" in key}
         values = {key: _without_nan(value) for key, value in values.items()}
         rows.append({"name": name, "inputs": inputs, "network": network, **values})
     return rows
@@ -341,7 +311,7 @@ NOISE = 0.05
 
 def predictors() -> dict:
     """Training in function space. The peer's loss is half the mean over all entries of y: lambda * t * lr / y.size."""
-    network = [dense(), ERF, dense(), ["Relu", {}], dense(1)]
+    network = [dense(), ERF, dense(), GELU, dense(1)]
     x_train, x_test, y_train = _points(7, 4), _points(4, 4), _points(7, 2)
     x_test[0] = x_train[2]
     f0_train, f0_test = _points(7, 2), _points(4, 2)
