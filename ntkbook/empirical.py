@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from . import checks
 from .functions import Examples, Function, as_function, check_independent, coupling, outputs_of, partition
 from .layerwise import Layerwise, layerwise
+from .torch_models import TorchFunction, torch_ntk, torch_product
 
 METHODS = ("auto", "jacobian", "vector_product", "layerwise")
 MEMORY = 2**29
@@ -29,7 +31,7 @@ def empirical_ntk(
     method: str = "auto",
     outputs: str = "mean",
     memory: int = MEMORY,
-) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 o o"]:
+) -> Float[Array | np.ndarray, "n1 n2"] | Float[Array | np.ndarray, "n1 n2 o o"]:
     """Neural tangent kernel of the function f at `params`.
 
     Theta(x, x')_ab = sum over parameters p of df_a(x)/dp df_b(x')/dp
@@ -51,20 +53,30 @@ def empirical_ntk(
     """
     checks.one_of(method, "method", METHODS)
     checks.one_of(outputs, "outputs", ("mean", "full"))
-    function = as_function(f)
     x1, x2 = _inputs(x1, x2)
+    if isinstance(f, TorchFunction):
+        return torch_ntk(f, params, x1, x2, method=method, full=outputs == "full", memory=memory)
+    function = as_function(f)
+    partition(params)
     kernel, gap = _empirical_ntk(function, params, x1, x2, method=method, outputs=outputs, memory=memory)
     check_independent(gap)
     return kernel
 
 
-def empirical_nngp(f: Callable, params: Any, x1: Examples, x2: Examples | None = None) -> Float[Array, "n1 n2"]:
+def empirical_nngp(
+    f: Callable, params: Any, x1: Examples, x2: Examples | None = None
+) -> Float[Array | np.ndarray, "n1 n2"]:
     """Sample of the kernel of the prior, f(x1) f(x2)^T / o: its mean over initializations is the NNGP.
 
     Raises:
         TypeError, ValueError: as `empirical_ntk`.
     """
     x1, x2 = _inputs(x1, x2)
+    if isinstance(f, TorchFunction):
+        out1 = f(params, x1).reshape(len(x1), -1)
+        out2 = out1 if x2 is None else f(params, x2).reshape(len(x2), -1)
+        return out1 @ out2.T / out1.shape[1]
+    partition(params)
     kernel, gap = _empirical_nngp(as_function(f), params, x1, x2)
     check_independent(gap)
     return kernel
@@ -75,16 +87,18 @@ def ntk_vector_product(
     params: Any,
     x1: Examples,
     x2: Examples | None = None,
-) -> Callable[[Float[Array, "n2 o"]], Float[Array, "n1 o"]]:
+) -> Callable:
     """The map v -> Theta(x1, x2) v, without the kernel: one reverse and one forward pass for each call.
 
-    (Theta v)_ia = sum over j, b of Theta(x1_i, x2_j)_ab v_jb
+    (Theta v)_ia = sum over j, b of Theta(x1_i, x2_j)_ab v_jb, for v of shape (n2, o), the result of shape (n1, o)
 
     Raises:
         TypeError, ValueError: as `empirical_ntk`; ValueError for a v of another shape than f(params, x2).
     """
-    function = as_function(f)
     x1, x2 = _inputs(x1, x2)
+    if isinstance(f, TorchFunction):
+        return torch_product(f, params, x1, x2)
+    function = as_function(f)
     partition(params)
     check_independent(_coupling(function, params, x1))
 

@@ -14,6 +14,7 @@ import jax
 
 from . import checks
 from .functions import Function, as_function, partition
+from .torch_models import TorchFunction, torch_expansion
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["function", "params_0"], meta_fields=["order"])
@@ -25,7 +26,7 @@ class TaylorExpansion:
     params_0: Any
     order: int
 
-    def __call__(self, params: Any, x: jax.Array) -> Any:
+    def __call__(self, params: Any, x: Any) -> Any:
         theta_0, rebuild = partition(self.params_0)
         theta, _ = partition(params)
         step = [a - b for a, b in zip(theta, theta_0, strict=True)]
@@ -59,6 +60,8 @@ def taylor_expand(f: Callable, params_0: Any, order: int) -> Callable:
         ValueError: for a negative order.
     """
     checks.whole_number(order, "order")
+    if isinstance(f, TorchFunction):
+        return torch_expansion(f, params_0, order)
     partition(params_0)
     return TaylorExpansion(as_function(f), params_0, order)
 

@@ -18,8 +18,9 @@ from jaxtyping import Array
 from . import checks, history
 from .descent import NEVER, Plan, advance, advance_many, is_weight, start, start_many
 from .empirical import ntk_vector_product
-from .functions import Examples, Function, as_function, check_independent, coupling, outputs_of
+from .functions import Examples, Function, as_function, check_independent, coupling, outputs_of, partition
 from .history import History
+from .torch_models import TorchFunction
 
 
 class Diverged(RuntimeWarning):
@@ -71,7 +72,10 @@ def train(
     plan = _plan(lr, momentum, optimizer, loss, reduction, batch_size, record)
     data = _data(x, y, x_test, y_test, loss, batch_size)
     times = _times(steps, times)
+    if isinstance(f, TorchFunction):
+        raise TypeError("Expected a function that JAX can differentiate, got a PyTorch module. Train it in PyTorch.")
     function, rates = as_function(f), {"lr": lr, "momentum": momentum}
+    partition(params)
     check_independent(_coupling(function, params, data["x"]))
     state = start(function, params, jax.random.key(0) if key is None else key, data, plan=plan)
     go_on = functools.partial(advance, function, data=data, rates=rates, plan=plan)

@@ -271,6 +271,7 @@ def test_every_loss_value_was_trained(setting):
         ({"x_test": np.zeros((2, 4))}, ValueError, "same features"),
         ({"y_test": np.zeros((2, 2))}, ValueError, "x_test"),
         ({"times": [5, 99]}, ValueError, "times of at most 10 steps"),
+        ({"params": ()}, TypeError, "empty tree"),
         ({"f": lambda params, x: (net(params, x), {})}, TypeError, "one array of floats"),
         ({"f": lambda params, x: net(params, x) - net(params, x).mean(0)}, ValueError, "BatchNorm or dropout"),
     ],
