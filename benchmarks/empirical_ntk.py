@@ -1,0 +1,113 @@
+"""The tangent kernel of a finite ReLU network 784-w-w-w-o with itself, in float32: our default beside the peer's best.
+
+The peer has three methods and takes the slowest of them by default, so it is told to use the fastest ("structured
+derivatives"); one case shows its default.
+"""
+
+import math
+
+import numpy as np
+
+TITLE = "empirical NTK of a ReLU network 784-w-w-w-o, averaged over the outputs, float32"
+W_STD, B_STD = 2**0.5, 0.1
+GRID = [(o, width, n) for o in (1, 10) for width in (128, 512, 2048) for n in (16, 64, 256)]
+
+
+def _case(o: int, width: int, n: int, implementation: str = "STRUCTURED_DERIVATIVES") -> dict:
+    default = ", its default" if implementation == "AUTO" else ""
+    return {
+        "label": f"{o} outputs, width {width}, n = {n}{default}",
+        "outputs": o,
+        "width": width,
+        "n": n,
+        "implementation": implementation,
+        "repeats": 21,
+        "budget_s": 15,
+        "agree_to": 1e-4,
+    }
+
+
+CASES = [*(_case(*point) for point in GRID), _case(10, 512, 64, "AUTO")]
+
+
+def inputs(case: dict) -> tuple[np.ndarray, list[np.ndarray]]:
+    random = np.random.default_rng(0)
+    sizes = [784, *[case["width"]] * 3, case["outputs"]]
+    x = random.normal(size=(case["n"], 784)).astype(np.float32)
+    arrays = [random.normal(size=shape) for a, b in zip(sizes, sizes[1:]) for shape in ((a, b), (b,))]
+    return x, [array.astype(np.float32) for array in arrays]
+
+
+def _network(library, case: dict):
+    hidden = [library.Dense(case["width"], W_STD, B_STD), library.Relu()] * 3
+    return library.serial(*hidden, library.Dense(case["outputs"], W_STD, B_STD))
+
+
+def _filled(shapes, arrays):
+    import jax
+
+    leaves, structure = jax.tree_util.tree_flatten(shapes)
+    return jax.tree_util.tree_unflatten(structure, [array.reshape(leaf.shape) for leaf, array in zip(leaves, arrays)])
+
+
+def ours(case: dict):
+    import jax
+    import jax.numpy as jnp
+
+    import ntkbook as nb
+    from ntkbook.empirical import empirical_ntk
+
+    net = _network(nb, case)
+    x, arrays = inputs(case)
+    _, shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x.shape))
+    params = jax.tree.map(jnp.asarray, _filled(shapes, arrays))
+    x = jnp.asarray(x)
+    return lambda step: empirical_ntk(net.apply, params, x)
+
+
+def peer(case: dict):
+    import jax
+    import neural_tangents as nt
+    from neural_tangents import stax
+
+    init_fn, apply_fn, _ = _network(stax, case)
+    x, arrays = inputs(case)
+    params = jax.device_put(_filled(init_fn(jax.random.PRNGKey(0), x.shape)[1], arrays))
+    x = jax.device_put(x)
+    implementation = getattr(nt.NtkImplementation, case["implementation"])
+    options = dict(trace_axes=(-1,), vmap_axes=0, implementation=implementation)
+    kernel_fn = jax.jit(nt.empirical_ntk_fn(apply_fn, **options))
+    return lambda step: kernel_fn(x, None, params)
+
+
+def summaries(rows: list[dict]) -> dict:
+    """Exponents of the time in width (at the largest n) and in n (at the largest width), between the two largest."""
+    times = {
+        (row["case"]["outputs"], row["case"]["width"], row["case"]["n"]): row
+        for row in rows
+        if row["case"]["implementation"] != "AUTO"
+    }
+
+    def exponent(side, small, large, factor):
+        pair = [times[point][side]["minimum_s"] for point in (small, large)]
+        return round(math.log(pair[1] / pair[0]) / math.log(factor), 2)
+
+    return {
+        "exponents": {
+            f"{o} outputs": {
+                side: {
+                    "width": exponent(side, (o, 512, 256), (o, 2048, 256), 4),
+                    "n": exponent(side, (o, 2048, 64), (o, 2048, 256), 4),
+                }
+                for side in ("ours", "peer")
+            }
+            for o in (1, 10)
+        },
+        "slowest_ratio_to_the_best_of_the_peer": min(row["times_faster_by_minimum"] for row in times.values()),
+    }
+
+
+if __name__ == "__main__":
+    import pairing
+
+    pairing.main()
