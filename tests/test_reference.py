@@ -141,6 +141,17 @@ def test_max_learning_rate_agrees(momentum):
     assert_close(in_mean * outputs, row["value_for_the_peer"])
 
 
+# The ensemble over time is held against the stored values in test_ensemble.py; here, its limit.
+@pytest.mark.parametrize("row", P["gp_inference"], ids=lambda row: f"{row['get']}, noise {row['noise']}")
+def test_gaussian_process_inference_agrees(row):
+    train = "last_layer" if row["get"] == "nngp" else "all"
+    made = nb.ensemble(network(P["network"]), array("x_train"), array("y_train"), train=train, noise=row["noise"])
+    law = made.predict(jnp.inf, array("x_test"))
+    assert_close(law.mean, row["mean"])
+    if row["get"] == "nngp" or (row["get"] == "ntk" and row["noise"] == 0):  # "ntkgp" is a posterior, no ensemble
+        assert_close(law.covariance, row["covariance"])
+
+
 # ------------------------------------------------------------------------------------------ finite width
 
 
