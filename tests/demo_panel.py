@@ -59,3 +59,9 @@ def demo() -> Panel:
         caption="Drag time to the right and watch the networks close on the data.",
         presets={"Start": {"t": 0.01}, "Narrow and late": {"t": 50.0, "width": 4}},
     )
+
+
+def at(panel: Panel, **values) -> Panel:
+    """The same panel, moved."""
+    panel.set(**values)
+    return panel

@@ -10,7 +10,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from demo_panel import build, curves, demo, reading, update
+from demo_panel import at, build, curves, demo, reading, update
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -72,7 +72,7 @@ def test_set_changes_data_and_reading_and_computes_once():
 
     panel = a_panel(compute, a=slider("a", 0, 1, 0.5), b=slider("b", 0, 1, 0.0))
     calls.clear()
-    assert panel.set(a=1, b=np.float32(0.5)) is panel
+    panel.set(a=1, b=np.float32(0.5))
     assert calls == [(1.0, 0.5)] and all(type(v) is float for v in calls[0])
     assert panel.reading == "y_0 = 6.000"
     panel.set(a=1.0)  # nothing new
@@ -96,9 +96,9 @@ def test_wrong_settings_are_refused_and_nothing_moves(values):
 
 def test_stops_take_the_nearest_in_ratio():
     panel = demo()
-    assert panel.set(width=100).state()["width"] == 128.0
-    assert panel.set(width=90).state()["width"] == 64.0
-    assert panel.set(is_trained=False).state()["is_trained"] == 0.0
+    assert at(panel, width=100).state()["width"] == 128.0
+    assert at(panel, width=90).state()["width"] == 64.0
+    assert at(panel, is_trained=False).state()["is_trained"] == 0.0
 
 
 def test_names_must_agree():
@@ -179,7 +179,7 @@ def test_each_stop_is_computed_at_construction():
 
 
 def test_artists_equal_the_data():
-    panel = demo().set(t=7.0, width=4)
+    panel = at(demo(), t=7.0, width=4)
     data, artists = panel.data(), picture(panel).artists
     fill, curve, _ = artists["band"].artists
     np.testing.assert_array_equal(curve.get_ydata(), data["mean"])
@@ -223,9 +223,9 @@ def test_text_is_drawn_once_while_limits_stay_and_again_when_they_move():
     )
     panel.png()
     for a in (9.2, 9.3, 9.9):
-        panel.set(a=a).png()
+        at(panel, a=a).png()
     assert picture(panel).full_draws == 1
-    panel.set(a=90).png()
+    at(panel, a=90).png()
     assert picture(panel).full_draws == 2
     figure = panel.figure()
     figure.set_dpi(200)
@@ -368,7 +368,7 @@ def test_the_docstring_runs_as_written():
     code = textwrap.dedent(str(ntkbook.panel.__doc__).split("panel:\n")[1].split("\n`docs")[0])
     names: dict = {}
     exec(code, names)
-    assert names["panel"].set(t=1.0).reading == "The loss is 0.368."
+    assert at(names["panel"], t=1.0).reading == "The loss is 0.368."
     assert len(names["panel"].png()) > 1000
 
 
@@ -380,7 +380,7 @@ def test_the_guide_runs_as_written_and_is_short():
     exec(code, names)
     panel = names["panel"]
     shallow = panel.reading
-    panel.set(depth=50).png()
+    at(panel, depth=50).png()
     # at great depth every angle but zero comes to have a quarter of the kernel of equal inputs
     assert panel.reading != shallow and 0.25 < panel.data()["ntk"][-1] / panel.data()["ntk"][0] < 0.3
     panel.set(b_std=1.0)

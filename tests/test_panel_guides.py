@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from demo_panel import build, curves, demo, reading, update
+from demo_panel import at, build, curves, demo, reading, update
 from PIL import Image
 
 from ntkbook.panel import Mission, Panel, Predict, link, slider
@@ -220,7 +220,7 @@ def test_baked_frames_are_the_pictures_of_the_panel():
 
 def test_two_controls_make_a_grid_in_row_order():
     panel = demo()
-    content = content_of(panel.bake("t", "width", frames=12))
+    content = content_of(panel.bake("t", "width", frames=8))
     first, second = (control["values"] for control in content["controls"])
     assert len(first) * len(second) == len(content["frames"]) and "1" in first and "64" in second
     panel.set(t=100.0)  # the last of t, the first of width
@@ -228,14 +228,14 @@ def test_two_controls_make_a_grid_in_row_order():
 
 
 def test_baking_leaves_the_panel_alone_and_keeps_to_its_budget():
-    panel = demo().set(t=3.0)
-    baked = panel.bake(frames=5, budget=160_000)
-    assert panel.state()["t"] == 3.0 and len(baked.html) <= 160_000
+    panel = at(demo(), t=3.0)
+    baked = panel.bake(frames=3, budget=110_000)
+    assert panel.state()["t"] == 3.0 and len(baked.html) <= 110_000
     assert baked.names == ("t",) and repr(baked).startswith("Baked(t: ")
     (control,) = content_of(baked)["controls"]
     assert control["values"][control["start"]] == "3"
     with pytest.raises(ValueError, match="Bake fewer frames"):
-        panel.bake("t", frames=5, budget=30_000)
+        panel.bake("t", frames=3, budget=20_000)
     for names in (("depth",), ("t", "rate", "width")):
         with pytest.raises(ValueError, match="one or two of"):
             panel.bake(*names)

@@ -6,6 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from demo_panel import at
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,7 +25,8 @@ def panel_of(name: str) -> Panel:
     """The panel at its default state; built once, for building compiles."""
     if name not in _made:
         _made[name] = PANELS[name]()
-    return _made[name].reset()
+    _made[name].reset()
+    return _made[name]
 
 
 def assert_is_sound(panel: Panel) -> None:
@@ -74,7 +76,8 @@ def test_words_are_there(name):
     for control in panel.definitions.values():
         assert control.label and "$" not in control.label and len(control.label) <= 32
     for label, values in panel.presets.items():
-        panel.reset().set(**values)
+        panel.reset()
+        panel.set(**values)
         assert_is_sound(panel)
         assert len(label) <= 40
 
@@ -88,7 +91,7 @@ def test_ends_and_middle_of_every_control_are_sound_and_the_picture_is_never_sta
     for values in corners(panel):
         panel.reset()
         start = time.perf_counter()
-        panel.set(**values).png()
+        at(panel, **values).png()
         times.append(time.perf_counter() - start)
         assert_is_sound(panel)
     print(f"{name}: {1000 * statistics.median(times):.0f} ms per move, {len(compilations)} compilations")
@@ -109,7 +112,8 @@ def test_the_reading_changes_when_the_data_change(name):
     start, reading = panel.data(), panel.reading
     moved = []
     for values in corners(panel):
-        panel.reset().set(**values)
+        panel.reset()
+        panel.set(**values)
         if differs(start, panel.data()):
             moved.append(values)
             assert panel.reading != reading, f"{name}: {values} changes the data, and the reading stays {reading!r}"

@@ -101,18 +101,17 @@ class Panel:
         """Did the last move fail, so that `reading` tells the error?"""
         return bool(self._error)
 
-    def set(self, **values: Any) -> "Panel":
+    def set(self, **values: Any) -> None:
         """Move controls, all at once: one computation, one new picture. A control with stops takes the nearest.
 
         Raises:
             ValueError: for an unknown name or a value outside its range; nothing has moved then.
         """
         self._move({**self._values, **self._clean(values)})
-        return self
 
-    def reset(self) -> "Panel":
+    def reset(self) -> None:
         """Every control to its default."""
-        return self.set(**{name: control.default for name, control in self.definitions.items()})
+        self.set(**{name: control.default for name, control in self.definitions.items()})
 
     def on_change(self, listener: Callable[["Panel"], None]) -> None:
         """Call `listener(panel)` after each move."""

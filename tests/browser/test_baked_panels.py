@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from demo_panel import demo  # noqa: E402
+from demo_panel import at, demo  # noqa: E402
 
 pytestmark = pytest.mark.browser
 
@@ -36,10 +36,10 @@ def test_a_baked_panel_moves_from_a_file(page, tmp_path, artifacts):
         times.append(page.page.evaluate("() => window.shown - window.pressed"))
     assert front.get_attribute("src") != before
     value = float(time.get_attribute("aria-valuetext"))
-    assert value > 1 and reading.inner_text() == panel.set(t=value).reading
+    assert value > 1 and reading.inner_text() == at(panel, t=value).reading
     page.page.get_by_role("slider", name="width (units)").focus()
     page.page.keyboard.press("Home")
-    assert reading.inner_text() == panel.set(width=4).reading
+    assert reading.inner_text() == at(panel, width=4).reading
     for scheme in ("light", "dark"):
         page.page.emulate_media(color_scheme=scheme)
         page.page.screenshot(path=str(artifacts / f"baked_{scheme}.png"), full_page=True)

@@ -27,7 +27,7 @@ CELLS = (
     "mission = Mission(panel, 'Be late and narrow.', lambda data, state: state['t'] >= 50 and state['width'] == 4)\n"
     "mission",
     "demo().bake('width', frames=5)",
-    "panel.set(t=33.3)",
+    "panel.set(t=3.3)",
 )
 
 
@@ -82,8 +82,8 @@ def test_exact_values_are_typed_and_stay(shown, panel):
     panel.wait_for_reading("At t = 12.3,")
     assert panel.field(0).input_value() == "12.346"
     shown.run_cell(6)
-    panel.wait_for_reading("At t = 33.3,")
-    assert panel.field(0).input_value() == "33.3"
+    panel.wait_for_reading("At t = 3.3,")
+    assert panel.field(0).input_value() == "3.3"
 
 
 def test_the_last_picture_of_a_flood_is_the_right_one(shown, panel):
@@ -150,9 +150,9 @@ def test_after_a_restart_run_all_brings_the_panel_back(shown):
     shown.restart()
     shown.run_all()
     panel = shown.panels()[0]
-    panel.wait_for_reading("At t = 33.3,")  # the last cell sets it
+    panel.wait_for_reading("At t = 3.3,")  # the last cell sets it
     panel.press(0, "ArrowRight")
-    panel.wait_for_reading("At t = 36.3,")
+    panel.wait_for_reading("At t = 3.63,")
 
 
 # ---------------------------------------------------------------- every panel of the book
