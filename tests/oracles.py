@@ -159,9 +159,9 @@ def activation(pair: Pair, dual: Callable) -> Pair:
     return replace(pair, xx=xx, xy=xy, yy=yy, ntk_xx=ntk_xx, ntk_xy=ntk_xy, ntk_yy=ntk_yy)
 
 
-def layer_norm(pair: Pair) -> Pair:
+def layer_norm(pair: Pair, eps: float = 1e-12) -> Pair:
     """Each signal divided by its standard deviation over channels."""
-    sx, sy = np.sqrt(np.diag(pair.xx)), np.sqrt(np.diag(pair.yy))
+    sx, sy = np.sqrt(np.diag(pair.xx) + eps), np.sqrt(np.diag(pair.yy) + eps)
 
     def scaled(array, s1, s2):
         return array / s1[:, None] / s2[None, :]
