@@ -31,7 +31,7 @@ def ours(case: dict):
     net = nb.serial(
         nb.Dense(512, W_STD, B_STD), nb.Repeat(hidden, case["depth"] - 1), nb.Relu(), nb.Dense(1, W_STD, B_STD)
     )
-    return lambda step: nb.ntk(net, x)
+    return lambda step: nb.gram(net, x)
 
 
 def peer(case: dict):

@@ -23,20 +23,22 @@ RESULTS = FOLDER / "results"
 
 
 def main():
-    """Measures the benchmark that is run as a script."""
-    measure(sys.modules["__main__"])
+    """Measures the benchmark that is run as a script; with `--quick`, two runs of each case, and nothing is stored."""
+    measure(sys.modules["__main__"], quick="--quick" in sys.argv)
 
 
-def measure(module) -> dict:
-    """All cases of a benchmark module, written to its file in `results/`."""
+def measure(module, *, quick: bool = False) -> dict:
+    """All cases of a benchmark module, written to its file in `results/` unless `quick`."""
     name = Path(module.__file__).stem
     rows = []
     for case in module.CASES:
+        if quick:
+            case = {**case, "repeats": 2}
         row = pair(name, case)
         rows.append(row)
         print(f"  {describe(row)}", flush=True)
     summaries = module.summaries(rows) if hasattr(module, "summaries") else {}
-    return write(name, module.TITLE, rows, summaries)
+    return {} if quick else write(name, module.TITLE, rows, summaries)
 
 
 def pair(module: str, case: dict) -> dict:
