@@ -57,17 +57,33 @@ class State:
         return dataclasses.replace(self, **changes)
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def start(function, params, key, data, *, plan):
-    """The state before the first step."""
-    return _start(function, params, key, data, plan)
+def start(params: Any, key: Array, x: Array, plan: Plan) -> State:
+    """The state before the first record, which must be taken before the first step: it fills in the references."""
+    params = jax.tree.map(jnp.asarray, params)
+    theta, _ = floats(params)
+    memory = jax.tree.map(jnp.zeros_like, theta) if plan.has_momentum else ()
+    if plan.optimizer is not None:
+        memory = plan.optimizer.init(theta)
+    kernel = jnp.zeros((len(x), len(x)), jnp.result_type(*jax.tree.leaves(theta), x))
+    return State(
+        params=params,
+        memory=memory,
+        twin=(params, memory) if "linearized" in plan.record else None,
+        params_0=params,
+        kernels_0=(kernel, kernel) if "kernels" in plan.record else (),
+        order=jnp.arange(len(x)),
+        key=key,
+        step=jnp.int32(0),
+        ceiling=jnp.asarray(jnp.inf, kernel.dtype),
+        diverged_at=jnp.int32(NEVER),
+        twin_diverged_at=jnp.int32(NEVER),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def start_many(function, params, keys, data, *, plan):
+def start_many(params, keys, x, *, plan):
     """The same for many networks: every leaf has the network axis in front."""
-    one = lambda params, key: _start(function, params, jax.random.fold_in(key, 1), data, plan)
-    return jax.vmap(one)(params, keys)
+    return jax.vmap(lambda params, key: start(params, jax.random.fold_in(key, 1), x, plan))(params, keys)
 
 
 @functools.partial(jax.jit, static_argnames="plan")
@@ -83,33 +99,11 @@ def advance_many(function, state, lengths, *, data, rates, plan, size):
     return jax.lax.map(one, state, batch_size=size) if size < len(state.step) else jax.vmap(one)(state)
 
 
-def _start(function, params, key, data, plan):
-    params = jax.tree.map(jnp.asarray, params)
-    theta, _ = floats(params)
-    memory = jax.tree.map(jnp.zeros_like, theta) if plan.has_momentum else ()
-    if plan.optimizer is not None:
-        memory = plan.optimizer.init(theta)
-    loss_0 = _objective(function, data["x"], data["y"], plan)(params)
-    return State(
-        params=params,
-        memory=memory,
-        twin=(params, memory) if "linearized" in plan.record else None,
-        params_0=params,
-        kernels_0=ntk_and_last_layer(function, params, data["x"]) if "kernels" in plan.record else (),
-        order=jnp.arange(len(data["x"])),
-        key=key,
-        step=jnp.int32(0),
-        ceiling=EXPLODED * (1 + loss_0),
-        diverged_at=jnp.int32(NEVER),
-        twin_diverged_at=jnp.int32(NEVER),
-    )
-
-
 def _advance(function, state, lengths, data, rates, plan):
     def segment(old, length):
         new = jax.lax.fori_loop(0, length, lambda _, state: _step(function, state, data, rates, plan), old)
         new = _keep_finite(_checked(function, new, data, plan), old)
-        return new, _measure(function, new, data, plan)
+        return _measure(function, new, data, plan)
 
     return jax.lax.scan(segment, state, lengths)
 
@@ -184,7 +178,9 @@ def _checked(function, state, data, plan):
     """The state, with the loss after its last step looked at too."""
     loss = lambda f, params: _objective(f, data["x"], data["y"], plan)(params)
     first = lambda diverged_at, loss: _first(diverged_at, state.step, loss, state.ceiling)
-    new = state.replace(diverged_at=first(state.diverged_at, loss(function, state.params)))
+    loss_now = loss(function, state.params)
+    ceiling = jnp.where(state.step == 0, EXPLODED * (1 + loss_now), state.ceiling)
+    new = state.replace(diverged_at=first(state.diverged_at, loss_now), ceiling=ceiling.astype(state.ceiling.dtype))
     if state.twin is None:
         return new
     twin_loss = loss(linearize(function, state.params_0), state.twin[0])
@@ -200,7 +196,7 @@ def _keep_finite(new, old):
 
 
 def _measure(function, state, data, plan):
-    """One record: what `plan` asks for, on the training set and on the test set if there is one."""
+    """The state, with references if this is the first record, and the record that `plan` asks for."""
     record = {}
     for suffix, x, y in (("", data["x"], data["y"]), ("_test", data["x_test"], data["y_test"])):
         if x is not None:
@@ -210,12 +206,14 @@ def _measure(function, state, data, plan):
         record["distances"] = jnp.stack([relative_change(a, b) for a, b in pairs if is_weight(a)])
     if "kernels" in plan.record:
         kernels = ntk_and_last_layer(function, state.params, data["x"])
+        keep = lambda now, start: jnp.where(state.step == 0, now, start).astype(start.dtype)
+        state = state.replace(kernels_0=jax.tree.map(keep, kernels, state.kernels_0))
         record["ntk_change"], record["nngp_change"] = map(relative_change, kernels, state.kernels_0)
     if "linearized" in plan.record:
         gap = record["linearized_distance"] if data["x_test"] is None else record.pop("linearized_distance_test")
         record["linearized_distance"] = gap
         record.pop("linearized_loss_test", None)
-    return record
+    return state, record
 
 
 def _fit(function, state, x, y, plan):

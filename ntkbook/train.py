@@ -77,7 +77,7 @@ def train(
     function, rates = as_function(f), {"lr": lr, "momentum": momentum}
     partition(params)
     check_independent(_coupling(function, params, data["x"]))
-    state = start(function, params, jax.random.key(0) if key is None else key, data, plan=plan)
+    state = start(params, jax.random.key(0) if key is None else key, data["x"], plan)
     go_on = functools.partial(advance, function, data=data, rates=rates, plan=plan)
     state, records = _run(go_on, state, times, progress)
     return _finished(state, records, times, function, params, data, rates, plan)
@@ -125,7 +125,7 @@ def train_ensemble(
     one = jax.tree.map(lambda a: a[0], params)
     check_independent(_coupling(function, one, data["x"]))
     size = max(1, int(memory / _bytes_per_network(function, one, data["x"])))
-    state = start_many(function, params, keys, data, plan=plan)
+    state = start_many(params, keys, data["x"], plan=plan)
     go_on = functools.partial(advance_many, function, data=data, rates=rates, plan=plan, size=min(size, n_networks))
     state, records = _run(go_on, state, times, progress)
     return _finished(state, records, times, function, one, data, rates, plan)
@@ -217,10 +217,15 @@ _coupling = jax.jit(coupling)
 
 
 def _run(go_on: Callable, state: Any, times: np.ndarray, progress: bool) -> tuple[Any, dict]:
-    """From record to record: in one call, or one by one for the progress bar, which costs no second compilation."""
+    """From record to record, the first one at step 0: in one call, or one by one for the progress bar."""
+    asked = len(times)
+    times = np.union1d([0], times)
     lengths = np.diff(times, prepend=0).astype(np.int32)
+    axis = jnp.ndim(state.step)  # the time axis comes after that of the networks
+    last = lambda records: jax.tree.map(lambda a: a[(slice(None),) * axis + (slice(-asked, None),)], records)
     if not progress:
-        return go_on(state, jnp.asarray(lengths))
+        state, records = go_on(state, jnp.asarray(lengths))
+        return state, records if asked == len(times) else last(records)
     from tqdm.auto import tqdm
 
     records = []
@@ -229,8 +234,7 @@ def _run(go_on: Callable, state: Any, times: np.ndarray, progress: bool) -> tupl
             state, record = go_on(state, jnp.asarray([length]))
             bar.update(int(length))
             records.append(record)
-    axis = jnp.ndim(state.step)  # the time axis comes after that of the networks
-    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts, axis), *records)
+    return state, last(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis), *records))
 
 
 def _finished(state, records, times, function, params, data, rates, plan) -> History:
