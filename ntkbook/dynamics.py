@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from . import checks
 from .kernel import pytree, static
+from .krylov import DENSE_LIMIT, KrylovFlow, krylov_flow
 from .modes import FlowClock, StepClock, apply_mode_function
 from .spectrum import eigenmodes
 from .targets import apply_at, flat_kernel, kernel_at, outputs_at, train_kernel, warn_of_rank
@@ -131,8 +132,8 @@ class Dynamics:
 
 
 def gradient_flow(
-    k_train_train: ArrayLike, y_train: ArrayLike, *, lr: ArrayLike = 1.0, reduction: str = "sum"
-) -> Dynamics:
+    k_train_train: ArrayLike, y_train: ArrayLike, *, lr: ArrayLike = 1.0, reduction: str = "sum", method: str = "auto"
+) -> Dynamics | KrylovFlow:
     """Training in continuous time on 1/2 sum |f - y|^2 ("sum"), or that over n ("mean"), with a constant kernel.
 
     f_t(X) = y + exp(-lr K t) (f_0(X) - y)
@@ -141,6 +142,9 @@ def gradient_flow(
     `k_train_train` is (n, n), the same kernel for every output, or (n, n, o, o), the full kernel of one finite network;
     `y_train` is (n,) or (n, o). A singular kernel is used as it is: directions without an eigenvalue do not learn, and
     t = inf is the pseudo-inverse limit, with a warning that says the rank.
+
+    Beyond 5000 rows (`krylov.DENSE_LIMIT`) the result is a `KrylovFlow` with the same `train` and `test`, which takes
+    products with the kernel in place of its eigendecomposition; `method` is "auto", "eigh" or "krylov".
 
     >>> flow = gradient_flow(k_train_train, y_train, lr=0.1)
     >>> flow.test(jnp.array([0.0, 10.0, jnp.inf]), k_test_train)
@@ -151,6 +155,10 @@ def gradient_flow(
 
     Jacot et al. 2018, section 5; Lee et al. 2019, section 2.2; derived in notebook 05.
     """
+    checks.one_of(method, "method", ("auto", "eigh", "krylov"))
+    is_large = checks.is_concrete(k_train_train, y_train, lr) and np.ndim(k_train_train) == 2
+    if method == "krylov" or (method == "auto" and is_large and np.shape(k_train_train)[0] > DENSE_LIMIT):
+        return krylov_flow(k_train_train, y_train, lr=lr, reduction=reduction)
     return _dynamics(k_train_train, y_train, lr, 0.0, reduction, "flow")
 
 
