@@ -22,6 +22,7 @@ from .empirical import empirical_ntk as empirical_ntk
 from .empirical import ntk_vector_product as ntk_vector_product
 from .ensemble import ensemble as ensemble
 from .evidence import log_marginal_likelihood as log_marginal_likelihood
+from .generalization import learning_curve as learning_curve
 from .gram import gram as gram
 from .kernel import Kernel as Kernel
 from .kernel import Layer as Layer
@@ -42,6 +43,7 @@ from .numeric_activations import Sigmoid as Sigmoid
 from .numeric_activations import Silu as Silu
 from .numeric_activations import Softplus as Softplus
 from .numeric_activations import Tanh as Tanh
+from .propagation import phase as phase
 from .smooth_activations import Cos as Cos
 from .smooth_activations import Exp as Exp
 from .smooth_activations import Gaussian as Gaussian
