@@ -117,8 +117,8 @@ def krylov_flow(
     """`gradient_flow` for large kernels, by Lanczos: the same predictions to a relative residual of `tolerance`.
 
     `k_train_train` is (n, n), or a function v -> K v of arrays (n, columns), for kernels that fit in no memory. The
-    basis takes up to `max_iterations` arrays of the size of y. The tolerance is 1e-8 by default, 1e-4 in
-    float32. t = inf on a singular kernel is the pseudo-inverse limit, and the part of y outside of its range is not counted as a residual.
+    basis takes up to `max_iterations` arrays of the size of y. The tolerance is 1e-8 by default, 1e-4 in float32. On a
+    singular kernel t = inf is the pseudo-inverse limit; what y has outside of its range is not counted as a residual.
 
     Not for use inside `jit`: the number of products depends on the data.
 
