@@ -27,6 +27,7 @@ def make(measured=0.5, criterion=(0.0, 1.0), **options):
         (above(3), [3, 4], [2.99]),
         (equal(12), [12, 12.0], [11, 12.5]),
         (Criterion("an even number", lambda m, s: m % 2 == 0), [4], [5]),
+        (Criterion("not above 3", lambda m, s: not m > 3), [3], [4]),  # true of NaN, which fails all the same
     ],
 )
 def test_the_verdict_follows_the_criterion(criterion, passes, fails):
