@@ -15,8 +15,8 @@ PACKAGE = ROOT / "ntkbook"
 ORDER = """
 numerics checks openml data quadrature positions
 kernel activations smooth_activations numeric_activations layers convolution attention gram
-torch_models functions taps layerwise empirical linearize history descent train
-modes spectrum targets dynamics losses ensemble evidence propagation generalization
+torch_models functions taps layerwise empirical fluctuations linearize history descent train
+modes spectrum targets krylov dynamics losses ensemble evidence propagation generalization
 claims
 plots panel/controls panel/accessible panel/picture panel/bake panel/widgets panel/panel panel/guides panel panels
 exercises cli
