@@ -160,3 +160,30 @@ def check_independent(gap: jax.Array) -> None:
     """Raises ValueError if `coupling` found that examples see each other."""
     if checks.is_concrete(gap):
         checks.independent(float(gap), float(jnp.finfo(gap.dtype).eps))
+
+
+def init_and_apply(net: Any) -> tuple[Callable, Callable]:
+    """Both functions of a network of this library, or of an (init_fn, apply_fn) pair in the style of JAX's stax.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if callable(getattr(net, "init", None)) and callable(getattr(net, "apply", None)):
+        return net.init, net.apply
+    if isinstance(net, tuple) and len(net) >= 2 and all(map(callable, net[:2])):
+        return net[0], net[1]
+    raise TypeError(
+        f"Expected net to be a network made by serial(...) or a pair (init_fn, apply_fn), got {checks.describe(net)}."
+    )
+
+
+def initial_params(init: Function, keys: jax.Array, x: jax.Array) -> Any:
+    """Parameters for each key, on a leading axis, in the precision of x."""
+    params = _drawn(init, keys, x.shape)
+    follow = lambda a: a.astype(x.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+    return jax.tree.map(follow, params)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _drawn(init, keys, shape):
+    return jax.vmap(lambda key: init(key, shape)[1])(keys)

@@ -18,7 +18,17 @@ from jaxtyping import Array
 from . import checks, history
 from .descent import NEVER, Plan, advance, advance_many, is_weight, start, start_many
 from .empirical import ntk_vector_product
-from .functions import Examples, Function, as_function, check_independent, coupling, outputs_of, partition
+from .functions import (
+    Examples,
+    Function,
+    as_function,
+    check_independent,
+    coupling,
+    init_and_apply,
+    initial_params,
+    outputs_of,
+    partition,
+)
 from .history import History
 from .torch_models import TorchFunction
 
@@ -115,13 +125,13 @@ def train_ensemble(
             whole number.
     """
     checks.positive_int(n_networks, "n_networks")
-    init, apply = _init_and_apply(net)
+    init, apply = init_and_apply(net)
     plan = _plan(lr, momentum, optimizer, loss, reduction, batch_size, record)
     data = _data(x, y, x_test, y_test, loss, batch_size)
     times = _times(steps, times)
     function, rates = as_function(apply), {"lr": lr, "momentum": momentum}
     keys = jax.random.split(key, n_networks)
-    params = _initial_params(as_function(init), keys, data["x"])
+    params = initial_params(as_function(init), keys, data["x"])
     one = jax.tree.map(lambda a: a[0], params)
     check_independent(_coupling(function, one, data["x"]))
     size = max(1, int(memory / _bytes_per_network(function, one, data["x"])))
@@ -181,27 +191,6 @@ def _times(steps: int, times: Sequence[int] | None) -> np.ndarray:
         if time > steps:
             raise ValueError(f"Expected times of at most {steps} steps, got {time}. Raise steps?")
     return np.unique([*times, steps])
-
-
-def _init_and_apply(net: Any) -> tuple[Callable, Callable]:
-    if callable(getattr(net, "init", None)) and callable(getattr(net, "apply", None)):
-        return net.init, net.apply
-    if isinstance(net, tuple) and len(net) >= 2 and all(map(callable, net[:2])):
-        return net[0], net[1]
-    raise TypeError(
-        f"Expected net to be a network made by serial(...) or a pair (init_fn, apply_fn), got {checks.describe(net)}."
-    )
-
-
-def _initial_params(init: Function, keys: Array, x: Array) -> Any:
-    params = _drawn(init, keys, x.shape)
-    follow = lambda a: a.astype(x.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-    return jax.tree.map(follow, params)
-
-
-@functools.partial(jax.jit, static_argnames="shape")
-def _drawn(init, keys, shape):
-    return jax.vmap(lambda key: init(key, shape)[1])(keys)
 
 
 def _bytes_per_network(function: Function, params: Any, x: Array) -> int:
