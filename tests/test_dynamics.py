@@ -339,3 +339,25 @@ def test_what_is_no_array_of_floats_is_a_type_error(bad):
         gradient_flow(bad, Y)
     with pytest.raises(TypeError):
         gradient_flow(K, bad)
+
+
+def test_a_linearized_network_trained_on_its_parameters():
+    """f_0 + (df/dtheta) omega of a small network, by jax.jvp, with momentum, against kernel and full kernel closed forms."""
+    rng = np.random.default_rng(7)
+    params = {"W": jnp.asarray(rng.normal(size=(3, 20))), "V": jnp.asarray(rng.normal(size=(20, 2)))}
+    f = lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"] / 20**0.5
+    x, x_test, y = jnp.asarray(rng.normal(size=(5, 3))), jnp.asarray(rng.normal(size=(4, 3))), rng.normal(size=(5, 2))
+    lin = lambda omega, x: sum(jax.jvp(lambda p: f(p, x), (params,), (omega,)))
+    slope = jax.jit(jax.grad(lambda omega: jnp.square(lin(omega, x) - y).sum() / 2))
+    omega = velocity = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(60):
+        velocity = jax.tree.map(lambda v, g: 0.6 * v - 0.05 * g, velocity, slope(omega))
+        omega = jax.tree.map(jnp.add, omega, velocity)
+    J, J_test = jax.jacobian(f)(params, x), jax.jacobian(f)(params, x_test)
+    flat = lambda J, n: np.concatenate([np.asarray(leaf).reshape(n, 2, -1) for leaf in jax.tree.leaves(J)], axis=2)
+    k = np.einsum("nop,mqp->nmoq", flat(J, 5), flat(J, 5))
+    kx = np.einsum("nop,mqp->nmoq", flat(J_test, 4), flat(J, 5))
+    flow = gradient_descent(k, y, lr=0.05, momentum=0.6)
+    np.testing.assert_allclose(flow.test(60, kx, f(params, x), f(params, x_test)), lin(omega, x_test), atol=1e-11)
+    for mine, brute in zip(jax.tree.leaves(flow.omega(60, J, f(params, x))), jax.tree.leaves(omega)):
+        np.testing.assert_allclose(mine, brute, atol=1e-11)
