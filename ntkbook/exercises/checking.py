@@ -74,7 +74,6 @@ def judge(answer: Any, exercise: Exercise, *, rtol: float = 1e-4) -> Result:
     `rtol` is relative to the largest entry of the right answer: loose enough for float32, far below any mistake.
     """
     cases, names = exercise.cases, [case.name for case in exercise.cases]
-    right = [_call(exercise.reference, case) for case in cases]
     given: list[Any] = []
     for case in cases:
         try:
@@ -87,6 +86,7 @@ def judge(answer: Any, exercise: Exercise, *, rtol: float = 1e-4) -> Result:
         given.append(value)
     if all(value is None or value is Ellipsis for value in given):
         return Result(exercise.name, tuple((name, False) for name in names), "not attempted", attempted=False)
+    right = [_call(exercise.reference, case) for case in cases]
     passed = tuple((name, _equal(g, r, rtol)) for name, g, r in zip(names, given, right))
     if all(ok for _, ok in passed):
         return Result(exercise.name, passed, exercise.praise)
