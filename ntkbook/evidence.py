@@ -122,6 +122,8 @@ def fit(
     search(value_and_slope, theta, floor, steps, optimizer, trail, progress)
     path = np.array([theta for theta, _ in trail])
     path[:, -1] = np.exp(path[:, -1])
+    scales = [name.endswith("_std") for name in names]
+    path[:, scales] = np.abs(path[:, scales])  # only their squares matter
     evidence = np.array([value for _, value in trail])
     best = path[evidence.argmax()]
     return Fit(

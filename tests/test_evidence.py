@@ -74,6 +74,7 @@ def test_fit_finds_a_maximum(drawn):
     truth = nb.serial(nb.Dense(1, 1.8, 0.5), nb.Erf(), nb.Dense(1, 1.8, 0.5))
     assert best > log_marginal_likelihood(truth, x, y, noise=0.05)
     assert 0.01 < found.noise < 0.1
+    assert all((values >= 0).all() for values in found.path.values())
     leaves, tree = jax.tree.flatten(found.net)
     for i in range(len(leaves)):  # every way off the maximum is down
         for sign in (1, -1):
