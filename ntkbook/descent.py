@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .empirical import ntk_and_last_layer
-from .functions import outputs_of
+from .functions import map_in_batches, outputs_of
 from .history import accuracy, aligned, loss_sum, relative_change
 from .kernel import pytree
 from .linearize import linearize
@@ -96,7 +96,7 @@ def advance(function, state, lengths, *, data, rates, plan):
 def advance_many(function, state, lengths, *, data, rates, plan, size):
     """The same for many networks, `size` of them side by side."""
     one = lambda state: _advance(function, state, lengths, data, rates, plan)
-    return jax.lax.map(one, state, batch_size=size) if size < len(state.step) else jax.vmap(one)(state)
+    return map_in_batches(one, state, size)
 
 
 def _advance(function, state, lengths, data, rates, plan):

@@ -4,7 +4,6 @@ At width n the tangent kernel at initialization is random, with a relative varia
 the mean over seeds beside the infinite-width kernel, notebook 12 the variance beside the prediction.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -45,18 +44,22 @@ def empirical_ntk_statistics(
     checks.positive_int(n_networks, "n_networks")
     if n_networks < 2:
         raise ValueError("Expected at least two networks for a standard error, got 1.")
-    init, apply = init_and_apply(net)
+    init, apply = map(as_function, init_and_apply(net))
     x1 = checks.as_array(x1, "x1")
     x2 = x2 if x2 is None else checks.as_array(x2, "x2")
     keys = jax.random.split(key, n_networks)
-    first = initial_params(as_function(init), keys[:1], x1)
-    first = jax.tree.map(lambda a: a[0], first)
-    empirical_ntk(apply, first, x1[:2])  # says what is wrong with net or x before the long loop
-    size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(first))
-    batch = max(1, min(n_networks, int(memory / (8 * size * len(x1)))))
-    mean, squares = _moments(as_function(init), as_function(apply), keys, x1, x2, batch=batch)
-    variance = squares / (n_networks - 1)
-    return KernelStatistics(mean, jnp.sqrt(variance / n_networks), variance, n_networks)
+    draw = lambda keys: initial_params(init, keys, x1)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(draw, keys[:1])))
+    count = max(1, -(-8 * size * len(x1) * n_networks // memory))
+    chunk = -(-n_networks // min(count, n_networks))
+    kernels = []
+    for start in range(0, n_networks, chunk):
+        start = min(start, n_networks - chunk)  # equal chunks compile once; what overlaps is the same
+        kernels.append(_kernels(apply, draw(keys[start : start + chunk]), x1, x2))
+    missing = n_networks - chunk * (len(kernels) - 1)
+    kernels = jnp.concatenate([*kernels[:-1], kernels[-1][-missing:]])
+    variance = kernels.var(0, ddof=1)
+    return KernelStatistics(kernels.mean(0), jnp.sqrt(variance / n_networks), variance, n_networks)
 
 
 def relu_ntk_variance(width: ArrayLike, depth: ArrayLike) -> Float[Array, "..."]:
@@ -75,12 +78,6 @@ def relu_ntk_variance(width: ArrayLike, depth: ArrayLike) -> Float[Array, "..."]
     return (5 * (L - 1) - 4 * (L**2 - 1) / (3 * L)) / width
 
 
-@functools.partial(jax.jit, static_argnames="batch")
-def _moments(init, apply, keys, x1, x2, *, batch):
-    def kernel(key):
-        params = jax.tree.map(lambda a: a[0], initial_params(init, key[None], x1))
-        return empirical_ntk(apply, params, x1, x2)
-
-    kernels = jax.lax.map(kernel, keys, batch_size=batch)
-    mean = kernels.mean(0)
-    return mean, ((kernels - mean) ** 2).sum(0)
+@jax.jit
+def _kernels(apply, params, x1, x2):
+    return jax.vmap(lambda params: empirical_ntk(apply, params, x1, x2))(params)

@@ -187,3 +187,15 @@ def initial_params(init: Function, keys: jax.Array, x: jax.Array) -> Any:
 @functools.partial(jax.jit, static_argnames="shape")
 def _drawn(init, keys, shape):
     return jax.vmap(lambda key: init(key, shape)[1])(keys)
+
+
+def map_in_batches(f: Callable, xs: Any, size: int) -> Any:
+    """f of every entry along the first axis of the tree `xs`, `size` of them side by side; compiled once."""
+    n = len(jax.tree.leaves(xs)[0])
+    count = -(-n // size)
+    if count == 1:
+        return jax.vmap(f)(xs)
+    # even batches; the last one repeats the last entry, which is cheaper than compiling a batch of another size
+    index = jnp.minimum(jnp.arange(count * -(-n // count)), n - 1).reshape(count, -1)
+    out = jax.lax.map(lambda i: jax.vmap(f)(jax.tree.map(lambda a: a[i], xs)), index)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], out)
