@@ -200,7 +200,9 @@ def _over_positions(k: Kernel, f: Callable[[Array, Axes], Array]) -> Kernel:
     )
 
 
-def _mean_of_shifts(array: Array, axes: tuple[int, ...], pad: tuple[int, int], window: int, stride: int, wrap: bool):
+def _mean_of_shifts(
+    array: Array, axes: tuple[int, ...], pad: tuple[int, int], window: int, stride: int, wrap: bool
+) -> Array:
     """The mean of `window` slices of the padded array, each shifted by one along all `axes` together."""
     pads = [pad if axis in axes else (0, 0) for axis in range(array.ndim)]
     if any(pad):
@@ -210,7 +212,7 @@ def _mean_of_shifts(array: Array, axes: tuple[int, ...], pad: tuple[int, int], w
     count = (array.shape[axes[0]] - window) // stride + 1
     if count < 1:
         raise ValueError(f"Expected at least {window} positions for the window, got {array.shape[axes[0]]}.")
-    total = 0
+    total = jnp.zeros((), array.dtype)
     for shift in range(window):
         piece = slice(shift, shift + stride * (count - 1) + 1, stride)
         total = total + array[tuple(piece if axis in axes else slice(None) for axis in range(array.ndim))]

@@ -194,7 +194,8 @@ def _dynamics(k, y, lr, momentum, reduction, kind):
     if lr.ndim or momentum.ndim:
         raise ValueError(f"Expected one lr and one momentum, got shapes {lr.shape} and {momentum.shape}. Use vmap?")
     lr = lr / y.shape[0] if reduction == "mean" else lr
-    return Dynamics(k, *_eigenmodes(k), y, lr, momentum, kind, is_full)
+    eigenvalues, modes = _eigenmodes(k)
+    return Dynamics(k, eigenvalues, modes, y, lr, momentum, kind, is_full)
 
 
 _eigenmodes = jax.jit(eigenmodes)

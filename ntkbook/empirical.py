@@ -148,16 +148,15 @@ def _empirical_ntk(function, params, x1, x2, *, method, outputs, memory):
     full = outputs == "full"
     n_outputs = jax.eval_shape(f, theta, x1[:1]).shape[1]
     jacobian_bytes = n_outputs * sum(leaf.nbytes for leaf in theta)
-    layers = layerwise(f, theta, x1[0], x1.shape[0], full) if method in ("auto", "layerwise") else None
+    features, contract = _by_vector_product(f, theta, n_outputs, full)
+    size = tile(jacobian_bytes)
     if method == "jacobian":
         features, contract = _by_jacobian(f, theta, n_outputs, full)
-        size = tile(jacobian_bytes)
-    elif method == "vector_product" or (method == "auto" and _prefers_products(layers, n_outputs, memory)):
-        features, contract = _by_vector_product(f, theta, n_outputs, full)
-        size = tile(jacobian_bytes)
-    else:
-        features, contract = layers.features, layers.contract
-        size = tile(layers.bytes_per_example, layers.bytes_per_pair)
+    elif method != "vector_product":
+        layers = layerwise(f, theta, x1[0], x1.shape[0], full)
+        if method == "layerwise" or not _prefers_products(layers, n_outputs, memory):
+            features, contract = layers.features, layers.contract
+            size = tile(layers.bytes_per_example, layers.bytes_per_pair)
     return tiled(features, contract, x1, x2, tile=size), coupling(function, params, x1)
 
 

@@ -69,7 +69,7 @@ class Ensemble:
 
     net: Any
     x_train: Any
-    dynamics: Dynamics  # of the training kernel plus noise
+    dynamics: Any  # of the training kernel plus noise
     nngp: Any  # (n, n), the covariance of f_0(X)
     root: Any  # (n, n), B with B B^T = nngp
     noise: Any
@@ -229,7 +229,7 @@ def _covariance(at: Conditioned, t: Array) -> Array:
     else:
         parts = [at.explained - pull @ at.root, at.rest]
     parts.append(jnp.sqrt(at.noise) * pull)
-    return sum(part @ part.T for part in parts)
+    return jnp.sum(jnp.stack([part @ part.T for part in parts]), 0)
 
 
 @_covariance.defjvp
@@ -242,7 +242,7 @@ def _covariance_by_differences(at, t):
     pull, keep = _pull(at, t)
     if at.k_test_train is None:
         return keep @ at.nngp_train @ keep.T + at.noise * pull @ pull.T
-    shared = pull @ at.nngp_test_train.T
+    shared = pull @ jnp.asarray(at.nngp_test_train).T
     return at.nngp_test - shared - shared.T + pull @ at.nngp_train @ pull.T + at.noise * pull @ pull.T
 
 

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 from . import checks, positions
 
 
-def static(**options: Any) -> Any:
+def static(*, default: Any = dataclasses.MISSING, kw_only: bool = False) -> Any:
     """A field that decides shapes or structure: part of a pytree's type, not one of its leaves."""
-    return field(metadata={"static": True}, **options)
+    return field(default=default, kw_only=kw_only, metadata={"static": True})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, field))
@@ -72,7 +72,7 @@ class Kernel:
     is_gaussian: bool = static(default=False)
     is_fresh: bool = static(default=False)  # made by random weights since the enclosing Residual began
     # Pairs of axes on which equal indices mean one point with itself; the example axes if x2 is x1.
-    twin_axes: tuple[tuple[int, int], ...] = static(default=())
+    twin_axes: tuple[tuple[int, ...], ...] = static(default=())
     keep: str = static(default="none")  # pairs of positions: none (flat data), same, all, inside (one example)
     inside1: "Kernel | None" = None  # this place for the positions inside each example of x1, where needed
     inside2: "Kernel | None" = None  # the same for x2

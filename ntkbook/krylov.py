@@ -62,7 +62,7 @@ class KrylovFlow:
         r = self.y - outputs_at(f0_train, self.y.shape, self.y.dtype, "f0_train")
         lr = float(self.lr)
         s = lr * np.atleast_1d(t) if lr > 0 else np.zeros(t.size)
-        columns = r.reshape(self._rows(), -1)
+        columns = jnp.reshape(r, (self._rows(), -1))
         alpha, residual, iterations = _lanczos_gain(self._times_kernel, columns, s, self)
         if residual > self.tolerance:
             warnings.warn(
@@ -94,13 +94,13 @@ class KrylovFlow:
         at = lambda alpha: f0_test + apply_at(k, alpha, self.is_full)
         return jax.vmap(at)(alpha) if alpha.ndim > self.y.ndim else at(alpha)
 
-    def _rows(self):
+    def _rows(self) -> int:
         return self.y.size if self.is_full else self.y.shape[0]
 
     def _at_train(self, alpha):
         return self._times_kernel(alpha.reshape(self._rows(), -1)).reshape(self.y.shape)
 
-    def _times_kernel(self, v):
+    def _times_kernel(self, v) -> Any:
         return self.k(v) if callable(self.k) else _product(self.k, v)
 
 
@@ -135,7 +135,7 @@ def krylov_flow(
         k, y = k_train_train, checks.as_array(y_train, "y_train", ndim=(1, 2))
     else:
         k, y = _large_kernel(k_train_train, y_train)
-    lr = float(lr) / (y.shape[0] if reduction == "mean" else 1)
+    lr = float(jnp.asarray(lr)) / (y.shape[0] if reduction == "mean" else 1)
     tolerance = tolerance or (1e-8 if y.dtype == jnp.float64 else 1e-4)
     return KrylovFlow(k, y, lr, False, tolerance, max_iterations, progress)
 

@@ -163,5 +163,6 @@ def _integrate(flow: FunctionFlow, times: Array, f0: Array) -> tuple[Array, Arra
         throw=False,
     )
     is_done = diffrax.is_successful(solution.result)
-    alpha = jnp.where(is_done, solution.ys[0], jnp.nan)
+    alpha, _ = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
+    alpha = jnp.where(is_done, alpha, jnp.nan)
     return jnp.zeros_like(alpha).at[order].set(alpha), is_done

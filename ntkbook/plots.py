@@ -216,7 +216,7 @@ def lines(ax: Axes, x: Any, ys: Any, meaning: str, *, label: str = "", **look: A
     A number of curves that changes is drawn with as many as there are; the others wait out of sight.
     """
     m = meaning_of(meaning)
-    look = {"color": m.colour, "linestyle": m.dashes, "linewidth": 0.9, "alpha": 0.55, "zorder": 2.5, **look}
+    look = {"color": m.colour, "linestyle": m.dashes, "linewidth": 1.0, "alpha": 0.8, "zorder": 2.5, **look}
     curves = list(ax.plot(np.asarray(x), np.asarray(ys).T, **look))
 
     def move(x: Any, ys: Any) -> None:

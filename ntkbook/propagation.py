@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from . import checks
 from .activations import Activation
 from .kernel import pytree
+from .numeric_activations import Quadrature
 
 _UNBOUNDED = 1e12  # a variance that grows beyond this counts as one without a fixed point
 
@@ -127,47 +128,104 @@ def _phase(activation, W_std, b_std):
     at = jnp.clip(q, 1e-9, _UNBOUNDED)
     chi_1 = W_std**2 * activation.variance(at)[1]
     is_chaotic = is_regular & (chi_1 > 1)
-    c = _fixed_correlation(activation, W_std, b_std, at, is_chaotic)
-    chi_c = jnp.where(is_chaotic, W_std**2 * activation.dual(at, at, at * c)[1], chi_1)
+    c, slope = _fixed_correlation(activation, W_std, b_std, at, is_chaotic)
     q = jnp.where(q < _UNBOUNDED, jnp.where(q > 1e-9, q, 0), jnp.inf)
-    return Phase(q, c, chi_1, chi_c, residual)
+    return Phase(q, jnp.where(is_chaotic, c, 1), chi_1, jnp.where(is_chaotic, slope, chi_1), residual)
 
 
 def _fixed_variance(activation, W_std, b_std):
-    """From q = 1: two steps of the map, then Aitken's extrapolation of them, until it is settled."""
+    """(q*, residual): from q = 1, two steps of the map, then Aitken's extrapolation of them, until all is settled."""
     step = lambda q: jnp.minimum(_variance_map(activation, W_std, b_std, q), 2 * _UNBOUNDED)
 
-    def accelerate(i, q):
+    def accelerate(carry):
+        q, _, i = carry
         q1 = step(q)
         q2 = step(q1)
         curvature = q2 - 2 * q1 + q
         leap = q - (q1 - q) ** 2 / jnp.where(curvature == 0, 1, curvature)
         # A slope of one or more leads away from the fixed point that the extrapolation would find.
         is_repelled = jnp.abs(q2 - q1) >= jnp.abs(q1 - q)
-        is_good = ~is_repelled & (leap >= 0)
-        leap = jnp.where(is_good, leap, q2)
+        leap = jnp.where(~is_repelled & (leap >= 0), leap, q2)
         leap = jnp.where(jnp.abs(step(leap) - leap) <= jnp.abs(step(q2) - q2), leap, q2)
         is_exploding = is_repelled & (q2 > q1) & (q1 > q * (1 + 1e-9))
-        return jnp.where(is_exploding, 10 * q2, leap)  # far enough to see whether it ever bends
+        leap = jnp.where(is_exploding, 10 * q2, leap)  # far enough to see whether it ever bends
+        return leap, jnp.abs(leap - q), i + 1
 
-    q = jax.lax.fori_loop(0, 30, accelerate, jnp.ones_like(W_std))
+    eps = float(jnp.finfo(W_std.dtype).eps)
+    going = lambda carry: (carry[1] > 4 * eps * carry[0] + 1e-20).any() & (carry[2] < 40)
+    start = jnp.ones_like(W_std)
+    q = jax.lax.while_loop(going, accelerate, (start, start, 0))[0]
     residual = jnp.where(q < _UNBOUNDED, jnp.abs(step(q) - q) / (1 + q), 0)
-    return q, residual
+    return _differentiable_root(lambda q: step(q) - q, q, (q > 0) & (q < _UNBOUNDED)), jax.lax.stop_gradient(residual)
 
 
 def _fixed_correlation(activation, W_std, b_std, q, is_chaotic):
-    """Newton from c = 0: the correlation map is a power series with positive coefficients, so this never oversteps."""
+    """(c*, slope there): Newton from c = 0. The map is a power series with positive coefficients: it never oversteps."""
+    overlap = _overlap(activation, q)
+
+    def excess(c):
+        T, qTdot = overlap(c)
+        return (W_std**2 * T + b_std**2) / q - c, W_std**2 * qTdot / q - 1
 
     def improve(carry):
         c, _, i = carry
-        T, Tdot = activation.dual(q, q, q * c)
-        excess, slope = (W_std**2 * T + b_std**2) / q - c, W_std**2 * Tdot - 1
-        change = jnp.where(is_chaotic & (slope < 0), -excess / jnp.where(slope < 0, slope, -1), 0)
+        value, slope = excess(c)
+        change = jnp.where(is_chaotic & (slope < 0), -value / jnp.where(slope < 0, slope, -1), 0)
         return jnp.clip(c + change, 0, 1), jnp.abs(change).max(), i + 1
 
     going = lambda carry: (carry[1] > 1e-12) & (carry[2] < 60)
     c = jax.lax.while_loop(going, improve, (jnp.zeros_like(q), jnp.ones((), q.dtype), 0))[0]
-    return jnp.where(is_chaotic, c, 1)
+    c = _differentiable_root(lambda c: excess(c)[0], c, is_chaotic)
+    return c, excess(c)[1] + 1
+
+
+def _differentiable_root(f, x, is_root):
+    """x with the derivatives of the root of f: one more step of Newton, in which only f is differentiated."""
+    x = jax.lax.stop_gradient(x)
+    slope = jax.lax.stop_gradient(jax.jvp(f, (x,), (jnp.ones_like(x),))[1])
+    is_root = is_root & (jnp.abs(slope) > 1e-9)
+    change = jnp.where(is_root, f(x) / jnp.where(is_root, slope, 1), 0)
+    return x - change
+
+
+_ORDER = 64
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(2 * _ORDER)
+
+
+def _hermite(order):
+    """Normalized Hermite polynomials times Gaussian weights at the nodes, (nodes, order)."""
+    rows = [np.ones_like(_NODES), _NODES]
+    for n in range(1, order - 1):
+        rows.append((_NODES * rows[n] - n**0.5 * rows[n - 1]) / (n + 1) ** 0.5)
+    return np.stack(rows, 1) * (_WEIGHTS / _WEIGHTS.sum())[:, None]
+
+
+def _overlap(activation, q):
+    """c -> (E[phi(u) phi(v)], its derivative) for variance q and correlation c.
+
+    By the dual where it is a formula. Where it is a quadrature, by the series sum_n a_n^2 c^n with Hermite coefficients
+    a_n of phi(sqrt(q) z), a thousand times cheaper over a grid; what is left at c = 1 counts as the last power.
+    """
+    if not isinstance(activation, Quadrature):
+
+        def dual(c):
+            T, Tdot = activation.dual(q, q, q * c)
+            return T, q * Tdot
+
+        return dual
+    basis = jnp.asarray(_hermite(_ORDER), q.dtype)
+    powers = jnp.square(activation.phi(jnp.sqrt(q)[..., None] * jnp.asarray(_NODES, q.dtype)) @ basis)
+    rest = jnp.maximum(activation.variance(q)[0] - powers.sum(axis=-1), 0)
+    powers = jnp.concatenate([powers, rest[..., None]], axis=-1)
+
+    def series(c):
+        T = slope = jnp.zeros_like(c)
+        for n in range(_ORDER, -1, -1):
+            slope = slope * c + T
+            T = T * c + powers[..., n]
+        return T, slope
+
+    return series
 
 
 @jax.jit

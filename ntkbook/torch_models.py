@@ -135,7 +135,7 @@ def _jacobians(f, params, x1, x2):
     torch = _torch()
     rows = torch.func.vmap(torch.func.jacrev(lambda p, x: f.outputs(p, x[None])[0]), (None, 0))
     parts = zip(*(j.values() for j in (rows(params, x1), rows(params, x2))))
-    kernel = sum(torch.einsum("iap,jbp->ijab", a.flatten(2), b.flatten(2)) for a, b in parts)
+    kernel = torch.stack([torch.einsum("iap,jbp->ijab", a.flatten(2), b.flatten(2)) for a, b in parts]).sum(0)
     return kernel.detach().cpu().numpy()
 
 

@@ -81,7 +81,7 @@ def train(
     """
     plan = _plan(lr, momentum, optimizer, loss, reduction, batch_size, record)
     data = _data(x, y, x_test, y_test, loss, batch_size)
-    times = _times(steps, times)
+    at_steps = _times(steps, times)
     if isinstance(f, TorchFunction):
         raise TypeError("Expected a function that JAX can differentiate, got a PyTorch module. Train it in PyTorch.")
     function, rates = as_function(f), {"lr": lr, "momentum": momentum}
@@ -89,8 +89,8 @@ def train(
     check_independent(_coupling(function, params, data["x"]))
     state = start(params, jax.random.key(0) if key is None else key, data["x"], plan)
     go_on = functools.partial(advance, function, data=data, rates=rates, plan=plan)
-    state, records = _run(go_on, state, times, progress)
-    return _finished(state, records, times, function, params, data, rates, plan)
+    state, records = _run(go_on, state, at_steps, progress)
+    return _finished(state, records, at_steps, function, params, data, rates, plan)
 
 
 def train_ensemble(
@@ -128,7 +128,7 @@ def train_ensemble(
     init, apply = init_and_apply(net)
     plan = _plan(lr, momentum, optimizer, loss, reduction, batch_size, record)
     data = _data(x, y, x_test, y_test, loss, batch_size)
-    times = _times(steps, times)
+    at_steps = _times(steps, times)
     function, rates = as_function(apply), {"lr": lr, "momentum": momentum}
     keys = jax.random.split(key, n_networks)
     params = initial_params(as_function(init), keys, data["x"])
@@ -137,8 +137,8 @@ def train_ensemble(
     size = max(1, int(memory / _bytes_per_network(function, one, data["x"])))
     state = start_many(params, keys, data["x"], plan=plan)
     go_on = functools.partial(advance_many, function, data=data, rates=rates, plan=plan, size=min(size, n_networks))
-    state, records = _run(go_on, state, times, progress)
-    return _finished(state, records, times, function, one, data, rates, plan)
+    state, records = _run(go_on, state, at_steps, progress)
+    return _finished(state, records, at_steps, function, one, data, rates, plan)
 
 
 # What was asked for, in one place: what decides the compiled program, and what only feeds it.
@@ -167,7 +167,7 @@ def _plan(lr, momentum, optimizer, loss, reduction, batch_size, record) -> Plan:
     return Plan(optimizer, has_momentum, loss, reduction, batch_size, record)
 
 
-def _data(x, y, x_test, y_test, loss, batch_size) -> dict[str, Array | None]:
+def _data(x, y, x_test, y_test, loss, batch_size) -> dict[str, Any]:
     x = checks.as_array(x, "x")
     y = history.as_targets(y, "y", len(x), loss)
     if batch_size is not None and batch_size > len(x):

@@ -114,7 +114,7 @@ def _jacobians(f, params, x1, x2):
     return [jax.tree.leaves(jax.jacobian(f)(params, x)) for x in (x1, x2)]
 
 
-def _finite_sum(f, params, x1, x2, *, keep=None, mean=False):
+def _finite_sum(f, params, x1, x2, *, keep=slice(None), mean=False):
     J1, J2 = ([j.reshape(j.shape[0], -1) for j in leaves][keep] for leaves in _jacobians(f, params, x1, x2))
     total = sum(a @ b.T for a, b in zip(J1, J2))
     return total / sum(a.shape[1] for a in J1) if mean else total

@@ -6,6 +6,7 @@ new one. The signals of one pass forward and one back give the tangent kernel wi
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +232,7 @@ def circle_kernel() -> Panel:
 
 DIGITS, EACH, DRAWS = (0, 1, 3, 8), 10, 6
 DIGIT_WIDTHS = tuple(2**i for i in range(4, 11))
-DIGIT_NET = {"W_std": 2**0.5, "b_std": 0.1}  # and two hidden layers
+DIGIT_NET: dict[str, Any] = {"W_std": 2**0.5, "b_std": 0.1}  # and two hidden layers
 
 
 @functools.cache
@@ -279,7 +280,7 @@ def _digits(width, draw):
 def _digits_build(fig, data):
     *matrices, right = plots.columns(fig, 1, 1, 1, 1.3, label_room=(0, 0, 0.6, 0.65), gap=0.25)
     marks = {name: _matrix(ax, name, data[name], float(data["theory"].max())) for ax, name in zip(matrices, MATRICES)}
-    matrices[0].set_yticks(_BLOCKS, DIGITS)
+    matrices[0].set_yticks(_BLOCKS, list(map(str, DIGITS)))
     matrices[0].set_ylabel("digit")
     plots.frame(right, "width", title="relative error", xscale="log", yscale="log", xlim=(11, 1500), ylim=(0.02, 2))
     right.set_xticks([16, 64, 256, 1024], ["16", "64", "256", "1024"])
@@ -301,9 +302,11 @@ _BLOCKS = EACH * np.arange(len(DIGITS)) + (EACH - 1) / 2  # the middle of each d
 
 def _matrix(ax, name, values, span):
     plots.frame(ax, title=MATRICES[name], xlim=(0, 1), ylim=(0, 1))
-    look = {"limits": (-span / 2, span / 2), "cmap": "RdBu_r"} if name == "difference" else {"limits": (0, span)}
-    mark = plots.image(ax, values, **look)
-    ax.set_xticks(_BLOCKS, DIGITS)
+    if name == "difference":
+        mark = plots.image(ax, values, limits=(-span / 2, span / 2), cmap="RdBu_r")
+    else:
+        mark = plots.image(ax, values, limits=(0, span))
+    ax.set_xticks(_BLOCKS, list(map(str, DIGITS)))
     ax.set_yticks(_BLOCKS, [""] * len(DIGITS))
     ax.tick_params(length=0)
     return mark

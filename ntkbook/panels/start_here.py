@@ -6,6 +6,7 @@ networks are in float32; a narrow one is the first units of the widest, so that 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from ..ensemble import ensemble
 from ..layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two
 
-SCALES = {"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1}  # first layer, output layer
+# of the first layer and of the output layer
+SCALES: tuple[dict[str, Any], ...] = {"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1}
 WIDTHS = tuple(2**i for i in range(3, 10))
 NETWORKS = 10
 LR = 0.02
@@ -122,7 +124,7 @@ def sine_ensemble() -> Panel:
         _build,
         _update,
         {
-            "t": choice("training time t", LR * STEPS, 0.0, play=True),
+            "t": choice("training time t", [float(t) for t in LR * STEPS], 0.0, play=True),
             "width": powers_of_two("width", WIDTHS[0], WIDTHS[-1], WIDTHS[-1], unit="units"),
         },
         _reading,

@@ -1,0 +1,188 @@
+"""Exercises of chapter 00: the band of an ensemble, what is left to learn, how wide a network must be."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..panel import Mission, Panel
+from ..panels.start_here import LR, STEPS, arrays
+from .checking import Case, Exercise, Mistake, Result, judge
+
+# ---------------------------------------------------------------- 1: the band
+
+
+def _edges(mean, half_width):
+    return jnp.stack([mean - half_width, mean + half_width])
+
+
+def _outputs(seed, networks, points):
+    return jnp.asarray(
+        np.random.default_rng(seed).standard_normal((networks, points)) * [0.3 + p for p in range(points)]
+    )
+
+
+BAND = Exercise(
+    "check_band",
+    lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0)),
+    (
+        Case("ten networks at three points", (_outputs(0, 10, 3),)),
+        Case("three networks at five points", (_outputs(1, 3, 5),)),
+        Case("four networks that agree", (jnp.asarray(np.ones((4, 2))),)),
+    ),
+    (
+        Mistake(
+            "your band is one standard deviation on each side; two hold about 95 % of a normal distribution.",
+            lambda outputs: _edges(outputs.mean(0), outputs.std(0)),
+        ),
+        Mistake(
+            "your band uses the variance. The standard deviation is its root, and has the unit of the output.",
+            lambda outputs: _edges(outputs.mean(0), 2 * outputs.var(0)),
+        ),
+        Mistake(
+            "your band is the standard error of the mean: it says how well the mean is known, and shrinks with more "
+            "networks. The band says where one more network would be.",
+            lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0) / len(outputs) ** 0.5),
+        ),
+        Mistake(
+            "you averaged over the points. Rows are networks: average over axis 0.",
+            lambda outputs: _edges(outputs.mean(1), 2 * outputs.std(1)),
+        ),
+        Mistake(
+            "your answer is transposed: first the lower edge, then the upper one, (2, points).",
+            lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0)).T,
+        ),
+        Mistake(
+            "your edges are exchanged: the lower one comes first.",
+            lambda outputs: _edges(outputs.mean(0), -2 * outputs.std(0)),
+        ),
+    ),
+    praise="all right: about 95 of 100 further networks would lie in it, at each point",
+)
+
+
+def check_band(answer: Any) -> Result:
+    """Judge `answer(outputs)`: the edges (2, points) of the mean ± 2 sd of outputs (networks, points).
+
+    The standard deviation may divide by the number of networks, or by one less.
+    """
+    unbiased = Exercise(
+        BAND.name, lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0, ddof=1)), BAND.cases, praise=BAND.praise
+    )
+    by_one_less = judge(answer, unbiased)
+    return by_one_less if by_one_less else judge(answer, BAND)
+
+
+# ---------------------------------------------------------------- 2: what is left to learn
+
+LEFT_TO_LEARN = Exercise(
+    "check_left_to_learn",
+    lambda lam, lr, steps: math.exp(-lam * lr * steps),
+    (
+        Case("before the first step", (2.0, 0.1, 0)),
+        Case("a fast direction", (9.5, 0.02, 10)),
+        Case("a slow direction", (0.37, 0.02, 100)),
+        Case("a larger rate", (0.37, 0.5, 3)),
+    ),
+    (
+        Mistake(
+            "this is what has been learnt; asked is what is left, one minus that.",
+            lambda lam, lr, steps: 1 - math.exp(-lam * lr * steps),
+        ),
+        Mistake(
+            "the learning rate is missing: time is t = lr × steps.",
+            lambda lam, lr, steps: math.exp(-lam * steps),
+        ),
+        Mistake(
+            "the sign in the exponent is turned: your error grows.",
+            lambda lam, lr, steps: math.exp(lam * lr * steps),
+        ),
+        Mistake(
+            "this is the loss, not the error: the loss is a square, and falls twice as fast.",
+            lambda lam, lr, steps: math.exp(-2 * lam * lr * steps),
+        ),
+        Mistake(
+            "this is the first order in t only: a straight line, which becomes negative. The exponential is needed.",
+            lambda lam, lr, steps: 1 - lam * lr * steps,
+        ),
+        Mistake(
+            "the eigenvalue is missing: each direction has its own speed.",
+            lambda lam, lr, steps: math.exp(-lr * steps),
+        ),
+    ),
+    praise="all right: large eigenvalues are learnt first",
+)
+
+
+def check_left_to_learn(answer: Any) -> Result:
+    """Judge `answer(lam, lr, steps)`: the part of the error that is left in a direction with eigenvalue lam."""
+    return judge(answer, LEFT_TO_LEARN)
+
+
+# ---------------------------------------------------------------- 3: the width for an error
+
+WIDTH_FOR = Exercise(
+    "check_width_for",
+    lambda target, width, error: width * (error / target) ** 2,
+    (
+        Case("a tenth of the error", (0.02, 64, 0.2)),
+        Case("half of the error", (0.1, 100, 0.2)),
+        Case("three times the error", (0.3, 900, 0.1)),
+    ),
+    (
+        Mistake(
+            "your width grows as 1/error. The error falls with the root of the width: take the square of the ratio.",
+            lambda target, width, error: width * error / target,
+        ),
+        Mistake(
+            "your width grows with the root of the ratio. Turn the law around: error ~ 1/sqrt(width) means "
+            "width ~ 1/error^2.",
+            lambda target, width, error: width * (error / target) ** 0.5,
+        ),
+        Mistake(
+            "the ratio is upside down: a smaller error needs a wider network.",
+            lambda target, width, error: width * (target / error) ** 2,
+        ),
+        Mistake(
+            "the width that you measured at is missing: this is the factor by which it must grow.",
+            lambda target, width, error: (error / target) ** 2,
+        ),
+    ),
+    praise="all right: one more digit costs a hundred times the width",
+)
+
+
+def check_width_for(answer: Any) -> Result:
+    """Judge `answer(target, width, error)`: the width that brings the error down to the target."""
+    return judge(answer, WIDTH_FOR)
+
+
+# ---------------------------------------------------------------- the mission
+
+SPREAD = 0.3
+
+
+def mission(panel: Panel) -> Mission:
+    """The earliest time at which ten networks of width 512 spread less than 0.3, on the panel "sine_ensemble"."""
+    return Mission(
+        panel,
+        "At width 512, find the earliest time on the slider at which the spread of the networks is below 0.3.",
+        _is_earliest,
+        hint="The reading under the picture has the spread. Go one stop back: is it still below 0.3 there?",
+        hint_after=8,
+    )
+
+
+def _is_earliest(data: dict[str, Any], state: dict[str, float]) -> bool:
+    if state["width"] != 512 or float(data["spread"]) >= SPREAD or state["t"] <= 0:
+        return False
+    at = int(np.argmin(np.abs(LR * STEPS - state["t"])))
+    return float(arrays(LR * STEPS[at - 1], state["width"])["spread"]) >= SPREAD
+
+
+EXERCISES = {
+    "band": (check_band, BAND),
+    "left_to_learn": (check_left_to_learn, LEFT_TO_LEARN),
+    "width_for": (check_width_for, WIDTH_FOR),
+}
