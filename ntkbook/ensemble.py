@@ -241,6 +241,7 @@ def _(primals, tangents):
 def _covariance_by_differences(at, t):
     pull, keep = _pull(at, t)
     if at.k_test_train is None:
+        assert keep is not None
         return keep @ at.nngp_train @ keep.T + at.noise * pull @ pull.T
     shared = pull @ jnp.asarray(at.nngp_test_train).T
     return at.nngp_test - shared - shared.T + pull @ at.nngp_train @ pull.T + at.noise * pull @ pull.T
