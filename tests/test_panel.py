@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+import psutil
 import pytest
 from demo_panel import at, build, curves, demo, reading, update
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -359,6 +360,19 @@ def test_a_flood_of_moves_leaves_nothing_behind():
     gc.collect()
     assert len(gc.get_objects()) - before < 50
     assert view.image.value == panel.png() and picture(panel).full_draws == 1
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_two_thousand_moves():
+    demonstration = demo()
+    panel = Panel(curves, build, update, demonstration.definitions, reading, density=0.5, size=(4.3, 1.8))
+    counter, resident = handle(panel, "t"), []
+    for move in range(2000):
+        counter.value = (counter.value + 1) % 100
+        if move in (300, 1999):
+            gc.collect()
+            resident.append(psutil.Process().memory_info().rss / 1e6)
+    assert resident[1] - resident[0] < 5  # megabytes
 
 
 # ---------------------------------------------------------------- the guide

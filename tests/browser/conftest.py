@@ -1,11 +1,14 @@
 """JupyterLab on this machine and a headless Chromium, started once for all browser tests."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the demonstration panel, which the other tests use too
 from lab import Lab, Page, chromium_path, start_server
 
 

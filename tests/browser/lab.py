@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,9 @@ def start_server(home: Path) -> Iterator[tuple[str, Path]]:
     ]
     log = home / "server.log"
     with log.open("wb") as out:
-        server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=home)
+        server = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=home
+        )
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_until_it_answers(address, server, log)
@@ -273,22 +275,39 @@ class ShownPanel:
         """The number field or the menu of a control."""
         return self.box.locator(".ntkbook-control").nth(control).locator("input[type=number], select")
 
-    def flood(self, handle: int, key: str, presses: int, reading: str) -> tuple[int, float]:
-        """Press a key many times without waiting, until the reading begins with these words.
+    def field_of_handle(self, handle: int) -> Any:
+        """The number field or the menu beside a handle; a toggle has a field and no handle."""
+        rows = self.box.locator(".ntkbook-control").filter(has=self.lab.page.locator(".noUi-handle"))
+        return rows.nth(handle).locator("input[type=number], select")
 
-        Returns how many pictures were shown, and how late the last one came after the last key, in milliseconds.
+    def flood(self, handle: int, keys: Sequence[str], presses: int, value_at: Callable[[int], float]) -> dict:
+        """Press these keys in turn, many times and without waiting, until the panel shows the value of the last one.
+
+        `value_at` says which value belongs to a step of the handle. Returns how many pictures were shown, and how many
+        milliseconds after the last key the last one came.
         """
-        page = self.lab.page
-        self.handles.nth(handle).focus()
+        page, grip, field = self.lab.page, self.handles.nth(handle), self.field_of_handle(handle)
+        grip.focus()
         self.box.evaluate(_COUNT)
-        for _ in range(presses):
-            page.keyboard.press(key)
-        self.wait_for_reading(reading)  # sent after the picture
+        for i in range(presses):
+            page.keyboard.press(keys[i % len(keys)])
+        wanted = value_at(round(float(grip.get_attribute("aria-valuenow"))))
         page.wait_for_function(
-            "panel => panel.querySelector('img.widget-image').complete", arg=self.box.element_handle()
+            """([field, wanted]) => { const text = field.selectedOptions ? field.selectedOptions[0].text : field.value;
+                return Math.abs(Number(text) - wanted) <= 1e-3 * Math.abs(wanted) }""",
+            arg=[field.element_handle(), wanted],
         )
+        # the picture is sent after the field, by the same callback: what is asked now is answered after it
+        page.evaluate(
+            """async () => {
+                await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
+                    .requestExecute({code: '', silent: true}).done;
+                await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame) }"""
+        )
+        box = self.box.element_handle()
+        page.wait_for_function("panel => panel.querySelector('img.widget-image').complete", arg=box)
         flood = page.evaluate("() => window.ntkbookFlood")
-        return flood["pictures"], flood["shown"] - flood["pressed"]
+        return {"pictures": flood["pictures"], "late_ms": flood["shown"] - flood["pressed"]}
 
     def screenshot(self, file: Path) -> None:
         self.box.scroll_into_view_if_needed()

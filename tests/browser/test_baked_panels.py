@@ -1,13 +1,9 @@
 """A baked panel in a file, with no kernel and no network: the slider moves, and without scripts there is a picture."""
 
 import statistics
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from demo_panel import at, demo  # noqa: E402
+from demo_panel import at, demo
 
 pytestmark = pytest.mark.browser
 

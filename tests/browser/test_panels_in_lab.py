@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from demo_panel import demo
 from lab import notebook
 
 from ntkbook.panels import PANELS
@@ -87,9 +88,10 @@ def test_exact_values_are_typed_and_stay(shown, panel):
 
 
 def test_the_last_picture_of_a_flood_is_the_right_one(shown, panel):
-    pictures, late = panel.flood(0, "ArrowRight", 30, "At t = 15.8,")  # thirty steps
+    flood = panel.flood(0, ["ArrowRight"], 30, demo().definitions["t"].value_at)
+    panel.wait_for_reading("At t = 15.8,")  # thirty steps
     assert panel.field(0).input_value() == "15.85"
-    print(f"{pictures} pictures for 30 presses, the last one {late:.0f} ms after its key")
+    print(f"{flood['pictures']} pictures for 30 presses, the last one {flood['late_ms']:.0f} ms after its key")
 
 
 def test_code_that_sets_a_control_while_it_is_moved_leaves_one_truth(shown, panel):
