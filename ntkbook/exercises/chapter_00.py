@@ -82,8 +82,8 @@ LEFT_TO_LEARN = Exercise(
     (
         Case("before the first step", (2.0, 0.1, 0)),
         Case("a fast direction", (9.5, 0.02, 10)),
-        Case("a slow direction", (0.37, 0.02, 100)),
-        Case("a larger rate", (0.37, 0.5, 3)),
+        Case("a slow direction", (1.09, 0.02, 50)),
+        Case("a larger rate", (1.09, 0.5, 3)),
     ),
     (
         Mistake(

@@ -1,0 +1,93 @@
+"""Chapter 00: the fast networks of its panel against the library's, the law against a slow loop, and its mission."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntkbook as nb
+from ntkbook.exercises import chapter_00
+from ntkbook.panels import PANELS
+from ntkbook.panels import start_here as chapter
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return PANELS["sine_ensemble"]()
+
+
+def at(panel, **values):
+    panel.set(**values)
+    return panel.data()
+
+
+def library_network(i, width):
+    """The i-th network of the panel, cut to `width` units and rebuilt from the library's layers."""
+    rng = np.random.default_rng(4)
+    draws = [
+        rng.standard_normal((chapter.NETWORKS, *shape), dtype=np.float32) for shape in ((512,), (512,), (512,), ())
+    ]
+    w, b, v, c = (np.asarray(draw[i], dtype=float) for draw in draws)
+    params = ((w[None, :width], b[:width]), (), (v[:width, None], c[None]))
+    return chapter.network(width), jax.tree.map(jnp.asarray, params)
+
+
+@pytest.mark.parametrize("width, steps", [(8, 0), (64, 1), (512, 30)])
+def test_the_curves_are_those_of_networks_trained_by_the_library(panel, width, steps):
+    times = [int(step) for step in chapter.STEPS if step <= steps]
+    net, params = library_network(3, width)
+    x, y, grid = (jnp.asarray(a)[:, None] for a in (chapter.X_TRAIN, chapter.Y_TRAIN, chapter.GRID))
+    history = nb.train(
+        net.apply, params, x, y, lr=chapter.LR, steps=times[-1], times=times, x_test=grid, record=["outputs"]
+    )
+    curve = at(panel, width=width, t=chapter.LR * times[-1])["networks"][3]
+    assert np.allclose(curve, history.outputs_test[-1, :, 0], atol=2e-5)
+
+
+def test_the_law_is_that_of_linear_networks_followed_step_by_step(panel):
+    """Tiny Euler steps of f' = -Theta (f - y) on the mean, and on each of many random starts for the spread."""
+    x, grid = jnp.asarray(chapter.X_TRAIN)[:, None], jnp.asarray(chapter.GRID)[:, None]
+    both = jnp.concatenate([x, grid])
+    k = np.asarray(nb.ntk(chapter.network(1), both))
+    prior = np.asarray(nb.nngp(chapter.network(1), both))
+    values, vectors = np.linalg.eigh(prior)
+    root = vectors * np.sqrt(
+        values.clip(0)
+    )  # prior = root root^T: each column is one independent direction of the start
+    f, dt, steps = np.concatenate([np.zeros((len(both), 1)), root], axis=1), 1e-3, 440
+    for _ in range(steps):
+        error = f[:5].copy()
+        error[:, 0] -= chapter.Y_TRAIN
+        f = f - dt * k[:, :5] @ error
+    data = at(panel, t=dt * steps)
+    assert panel.state()["t"] == pytest.approx(dt * steps)
+    assert np.allclose(data["mean"], f[5:, 0], atol=0.01)
+    assert np.allclose(data["sd"], np.sqrt((f[5:, 1:] ** 2).sum(1)), atol=0.01)
+
+
+def test_wide_networks_end_in_the_band_and_narrow_ones_leave_it(panel):
+    assert at(panel, t=20.0, width=512)["inside"] > 0.9
+    assert at(panel, t=20.0, width=8)["inside"] < 0.9
+    closed = np.abs(chapter.GRID[:, None] - chapter.X_TRAIN).argmin(0)
+    assert at(panel, t=20.0, width=512)["sd"][closed].max() < 0.1 < at(panel, t=20.0)["sd"].max()
+
+
+def test_the_panel_is_finite_everywhere(panel):
+    for width in chapter.WIDTHS:
+        for t in chapter.LR * chapter.STEPS[[0, 1, -1]]:
+            assert all(np.isfinite(array).all() for array in at(panel, width=width, t=t).values())
+            assert not panel.failed
+
+
+def test_the_mission_is_met_at_one_stop(panel):
+    panel.reset()
+    mission = chapter_00.mission(panel)
+    spreads = {t: float(at(panel, t=t)["spread"]) for t in chapter.LR * chapter.STEPS[::-1] if not mission.done}
+    assert mission.done
+    earliest = panel.state()["t"]
+    assert spreads[earliest] < 0.3
+    panel.reset()
+    early = chapter_00.mission(panel)
+    panel.set(t=20.0)
+    panel.set(t=earliest, width=256)
+    assert not early.done
