@@ -87,3 +87,6 @@ class Elementwise(Quadrature):
 
     def phi(self, x):
         return self.function(x)
+
+    def __repr__(self):
+        return f"Elementwise({getattr(self.function, '__name__', 'function')})"
