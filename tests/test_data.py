@@ -85,10 +85,13 @@ def test_a_pair_of_classes_has_a_sensible_default_split():
 
 
 def test_float32_follows_the_switch_of_jax():
-    with jax.enable_x64(False):
+    jax.config.update("jax_enable_x64", False)
+    try:
         assert data.digits(4, 2).x_train.dtype == jnp.float32
         assert data.sine(key=jax.random.key(0)).y_train.dtype == jnp.float32
         assert data.circle(4).x.dtype == jnp.float32
+    finally:
+        jax.config.update("jax_enable_x64", True)
 
 
 @pytest.mark.parametrize(
