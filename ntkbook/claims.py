@@ -80,12 +80,22 @@ class Claim:
     @property
     def verdict(self) -> str:
         """PASS or FAIL, computed. NaN always fails."""
-        known = not math.isnan(self.measured) and not (self.spread is not None and math.isnan(self.spread))
-        return "PASS" if known and bool(self.criterion.test(self.measured, self.spread)) else "FAIL"
+        return self._judge(self.measured)
+
+    def _judge(self, measured: float) -> str:
+        known = not math.isnan(measured) and not (self.spread is not None and math.isnan(self.spread))
+        return "PASS" if known and bool(self.criterion.test(measured, self.spread)) else "FAIL"
+
+    def _shown_digits(self) -> int:
+        """As many digits as asked for, or more where the rounded number would get the other verdict."""
+        digits = self.digits
+        while digits < 12 and self._judge(float(_rounded(self.measured, digits))) != self.verdict:
+            digits += 1
+        return digits
 
     def row(self) -> dict[str, str]:
         """What is shown, as words: sentence, source, measured, criterion, reason, verdict."""
-        measured = _rounded(self.measured, self.digits)
+        measured = _rounded(self.measured, self._shown_digits())
         if self.spread is not None:
             measured += f" ± {_rounded(self.spread, 1)}"
         return {

@@ -108,6 +108,15 @@ def test_rounding_shows_one_number_one_way(value, digits, shown):
     assert claims._rounded(value, digits) == shown
 
 
+@pytest.mark.parametrize(
+    "value, criterion, shown",
+    [(-1.44, (-1.4, -0.7), "-1.44"), (0.94, below(0.9), "0.94"), (-1.2, (-1.4, -0.7), "-1"), (1.5, equal(2), "1.5")],
+)
+def test_what_is_shown_never_contradicts_the_verdict(value, criterion, shown):
+    """-1.44 fails a lower bound of -1.4; shown with one digit, as -1, it would seem to pass."""
+    assert make(value, criterion, digits=1).row()["measured"] == shown
+
+
 def test_last_bits_do_not_reach_the_reader():
     """What another processor rounds differently must not change one character of any form."""
     first = table([make(0.123456, spread=0.01)])
