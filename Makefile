@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # `make test LEVEL=everything` installs torch and flax too, and runs what needs them
 LEVEL ?= test
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme picture clean notebook-venv test-venv
+.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme owner picture clean notebook-venv test-venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ wheel: test-venv  ## build the wheel and try it from an empty directory
 
 readme: test-venv  ## write the tables of the README again, from what is stored
 	@$(PY) tools/readme.py
+
+owner: test-venv  ## let the Binder links lead to an account: make owner OWNER=name
+	@$(PY) tools/readme.py --owner "$(OWNER)"
 
 picture: test-venv  ## make the moving picture of the README from a panel
 	@$(PY) tools/moving_picture.py

@@ -68,7 +68,7 @@ def test_scripts_can_be_run_and_stop_at_the_first_error(name):
 
 def links():
     """Every launch link of the project, as (file, branch, path)."""
-    pattern = re.compile(r"mybinder\.org/v2/gh/[^/\s]+/[^/\s]+/([^?\s)\"\\]+)(?:\?urlpath=([^\s)\"\\]+))?")
+    pattern = re.compile(r"mybinder\.org/v2/gh/[^/\s]+/[^/\s]+/([^?\s)\"\\`]+)(?:\?urlpath=([^\s)\"\\`]+))?")
     for path in [ROOT / "README.md", *(ROOT / "notebooks").rglob("*.ipynb")]:
         if ".ipynb_checkpoints" not in path.parts:
             for found in pattern.finditer(path.read_text()):

@@ -16,7 +16,7 @@ ORDER = """
 numerics checks openml data quadrature positions
 kernel activations smooth_activations numeric_activations layers convolution attention gram
 torch_models functions taps layerwise empirical fluctuations linearize history descent train
-modes spectrum targets krylov dynamics losses ensemble evidence propagation generalization
+modes spectrum targets krylov dynamics losses ensemble evidence moments propagation generalization
 claims
 plots panel/controls panel/accessible panel/picture panel/bake panel/widgets panel/panel panel/guides panel panels
 exercises cli

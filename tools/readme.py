@@ -2,6 +2,7 @@
 
     python tools/readme.py            write them
     python tools/readme.py --check    only say whether they are up to date
+    python tools/readme.py --owner X  let all Binder links, in notebooks too, lead to the account X
 
 Each stands between `<!-- name -->` and `<!-- end of name -->`; the rest of the README is written by hand.
 """
@@ -16,7 +17,7 @@ from ntkbook import claims
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-BINDER = "https://mybinder.org/v2/gh/ntkbook/ntkbook/main?urlpath=lab/tree/notebooks"
+PLACE = re.compile(r"(mybinder\.org/v2/gh/)[^/\s]+(/ntkbook/HEAD)")
 
 # what a chapter shows, and what its slider does; a chapter appears once its notebook exists
 CHAPTERS = {
@@ -41,6 +42,8 @@ CHAPTERS = {
 
 
 def main(words):
+    if words[:1] == ["--owner"]:
+        return put_owner(words[1])
     text = README.read_text()
     new = updated(text)
     if "--check" in words:
@@ -61,8 +64,24 @@ def updated(text):
     return text
 
 
+def put_owner(owner):
+    """Writes the account that hosts the repository into every Binder link."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+", owner):
+        raise SystemExit(f"Expected the name of an account, got {owner!r}. As in: make owner OWNER=name.")
+    for path in [README, *sorted((ROOT / "notebooks").rglob("*.ipynb"))]:
+        text = path.read_text()
+        path.write_text(PLACE.sub(rf"\g<1>{owner}\g<2>", text))
+    return 0
+
+
+def binder_link():
+    """The address of the notebooks' folder on Binder, for the account that the badge names."""
+    place = PLACE.search(README.read_text())
+    return f"https://{place[0]}?urlpath=lab/tree/notebooks"
+
+
 def existing():
-    return [path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    return sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def chapters():
@@ -70,7 +89,7 @@ def chapters():
     for path in existing():
         theorem, slider = CHAPTERS[path.stem]
         title = path.stem.replace("_", " ")
-        launch = f"[launch]({BINDER}/{path.name})"
+        launch = f"[launch]({binder_link()}/{path.name})"
         lines.append(f"| {theorem} | [{title}](notebooks/{path.name}) | {slider} | {launch} |")
     return "\n".join(lines)
 
