@@ -77,6 +77,8 @@ def put_owner(owner):
 def binder_link():
     """The address of the notebooks' folder on Binder, for the account that the badge names."""
     place = PLACE.search(README.read_text())
+    if place is None:
+        raise SystemExit("Expected a Binder badge in the README, got none.")
     return f"https://{place[0]}?urlpath=lab/tree/notebooks"
 
 
