@@ -15,7 +15,7 @@ from ntkbook.panels import PANELS
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "ntkbook.gif"
-DEFAULT = ("circle_kernel", "width")
+DEFAULT = ("sine_ensemble", "t")
 FRAMES, WIDTH, COLOURS, MILLISECONDS, STRIP, LIMIT = 30, 860, 48, 110, 44, 2_000_000
 
 
