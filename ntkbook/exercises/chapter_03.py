@@ -51,7 +51,7 @@ ERF_NTK = Exercise(
         Case("one hidden layer, no bias", (_points(0, 3, 3), _points(1, 2, 3), 1, 1.5, 0.0)),
         Case("one hidden layer, with bias", (_points(0, 3, 3), _points(1, 2, 3), 1, 1.5, 0.3)),
         Case("two hidden layers", (_points(2, 2, 5), _points(3, 4, 5), 2, 1.2, 0.1)),
-        Case("five hidden layers", (_points(2, 2, 5), _points(3, 4, 5), 5, 0.8, 0.2)),
+        Case("the same with smaller weights", (_points(2, 2, 5), _points(3, 4, 5), 2, 0.5, 0.4)),
     ),
     (
         Mistake(
@@ -100,9 +100,8 @@ def check_erf_ntk(answer: Any) -> Result:
 
 # ---------------------------------------------------------------- 2: the tangent kernel of one finite network
 
-_FINITE = serial(Dense(6, 1.3, 0.2), Tanh(), Dense(5, 1.3, 0.2), Tanh(), Dense(1, 1.3, 0.2))
-_PARAMS = ((_points(40, 3, 6), _points(41, 1, 6)[0]), (), (_points(42, 6, 5), _points(43, 1, 5)[0]), ())
-_PARAMS = (*_PARAMS, (_points(44, 5, 1), _points(45, 1, 1)[0]))
+_FINITE = serial(Dense(6, 1.3, 0.2), Tanh(), Dense(1, 1.3, 0.2))
+_PARAMS = ((_points(40, 3, 6), _points(41, 1, 6)[0]), (), (_points(42, 6, 1), _points(43, 1, 1)[0]))
 
 
 def _plain(params, x):
@@ -112,6 +111,10 @@ def _plain(params, x):
 
 def _jacobians(f, params, x1, x2):
     return [jax.tree.leaves(jax.jacobian(f)(params, x)) for x in (x1, x2)]
+
+
+def _finite_reference(f, params, x1, x2):
+    return empirical_ntk(f, params, x1, x2, method="jacobian")
 
 
 def _finite_sum(f, params, x1, x2, *, keep=slice(None), mean=False):
@@ -129,11 +132,10 @@ def _weights_only(f, params, x1, x2):
 
 FINITE_NTK = Exercise(
     "check_finite_ntk",
-    empirical_ntk,
+    _finite_reference,
     (
         Case("f = sum of p_i x_i^2", (_plain, jnp.asarray([0.5, -1.0, 2.0]), _points(5, 3, 3), _points(6, 2, 3))),
-        Case("a network, 3 inputs against 2", (_FINITE.apply, _PARAMS, _points(5, 3, 3), _points(6, 2, 3))),
-        Case("a network, 2 inputs against 4", (_FINITE.apply, _PARAMS, _points(7, 2, 3), _points(8, 4, 3))),
+        Case("a network", (_FINITE.apply, _PARAMS, _points(5, 3, 3), _points(6, 2, 3))),
     ),
     (
         Mistake(
@@ -157,7 +159,7 @@ FINITE_NTK = Exercise(
         ),
         Mistake(
             "your answer is transposed: rows belong to x1, columns to x2.",
-            lambda *arguments: empirical_ntk(*arguments).T,
+            lambda *arguments: _finite_reference(*arguments).T,
         ),
     ),
     praise="all right: this function needs no network, only derivatives",
