@@ -49,15 +49,18 @@ def pair(module: str, case: dict) -> dict:
         row = {"case": case, **{side: {"first_call_s": workers[side].start(case)} for side in sides}}
         if len(sides) == 2:
             row["largest_gap"] = _agree(workers, case)
-        seconds = {side: [] for side in sides}
+        seconds, cpu = {side: [] for side in sides}, {side: [] for side in sides}
         begin = time.perf_counter()
         for step in range(1, case["repeats"] + 1):
             for side in sides:
-                seconds[side].append(workers[side].run(step))
+                answer = workers[side].ask(do="run", step=step)
+                seconds[side].append(answer["seconds"])
+                cpu[side].append(answer["cpu_seconds"])
             if step >= 2 and time.perf_counter() - begin > case.get("budget_s", 60):
                 break
         for side in sides:
-            row[side] |= summary(seconds[side]) | workers[side].ask(do="describe")
+            row[side] |= summary(seconds[side]) | {"median_cpu_s": float(np.median(cpu[side]))}
+            row[side] |= workers[side].ask(do="describe")
     finally:
         for worker in workers.values():
             worker.stop()
@@ -120,9 +123,6 @@ class Worker:
 
     def start(self, case: dict) -> float:
         return self.ask(do="start", case=case)["seconds"]
-
-    def run(self, step: int) -> float:
-        return self.ask(do="run", step=step)["seconds"]
 
     def stop(self):
         self.process.stdin.close()

@@ -49,8 +49,8 @@ def command(script: str | Path, *arguments: str) -> list[str]:
 
 
 def environment(*, float64: bool = False) -> dict[str, str]:
-    """Environment variables for the peer: precision as asked, on the CPU."""
-    return {**os.environ, "JAX_ENABLE_X64": "1" if float64 else "0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": ""}
+    """Environment variables for either side: precision as asked, on the CPU."""
+    return {**os.environ, "JAX_ENABLE_X64": "1" if float64 else "0", "JAX_PLATFORMS": "cpu"}
 
 
 def _python_that_fits() -> str:
