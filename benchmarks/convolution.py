@@ -5,8 +5,8 @@ import numpy as np
 TITLE = "3x3 ReLU convolutions, global average pooling, float32"
 CASES = [
     {"label": "8x8x3 images, n = 50", "side": 8, "n": 50, "repeats": 5, "agree_to": 1e-5},
-    {"label": "8x8x3 images, n = 200", "side": 8, "n": 200, "repeats": 3, "agree_to": 1e-5},
-    {"label": "16x16x3 images, n = 40", "side": 16, "n": 40, "repeats": 3, "agree_to": 1e-5},
+    {"label": "8x8x3 images, n = 200", "side": 8, "n": 200, "repeats": 2, "agree_to": 1e-5},
+    {"label": "16x16x3 images, n = 40", "side": 16, "n": 40, "repeats": 2, "agree_to": 1e-5},
 ]
 LAYERS = 3
 W_STD, B_STD = 2**0.5, 0.1

@@ -26,8 +26,8 @@ def _case(what: str, value: int) -> dict:
         **FIXED[what],
         what: value,
         "ours_only": value > SIZES[what][1],
-        "repeats": 5,
-        "budget_s": 8,
+        "repeats": 3,
+        "budget_s": 4,
         "agree_to": 1e-4,
         "diagonal_apart": True,
     }

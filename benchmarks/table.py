@@ -8,12 +8,13 @@ ORDER = ["dense", "convolution", "slider", "empirical_ntk", "predict", "import_t
 
 
 def main():
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(pairing.RESULTS.glob("*.json"))}
+    paths = [pairing.RESULTS / f"{name}.json" for name in [*ORDER, "growth"]]
+    results = {path.stem: json.loads(path.read_text()) for path in paths if path.exists()}
     print("| work | ntkbook | neural-tangents | ratio |")
     print("|---|---|---|---|")
     for name in [name for name in ORDER if name in results]:
         print(f"| **{results[name]['title']}** | | | |")
-        for row in results[name]["rows"]:
+        for row in shown(results[name]["rows"]):
             print(line(row))
     if "growth" in results:
         print("\n| cost grows as | ntkbook | neural-tangents |")
@@ -22,6 +23,18 @@ def main():
         for what in dict.fromkeys(key.split(", ")[1] for key in exponents):
             print(f"| {what}^p | {exponents[f'ours, {what}']} | {exponents[f'peer, {what}']} |")
     print("\n" + provenance(results))
+
+
+def shown(rows: list[dict]) -> list[dict]:
+    """All rows, or out of many the smallest, the middle and the largest ratio."""
+    if len(rows) <= 6:
+        return rows
+    ordered = sorted(rows, key=lambda row: row["times_faster"])
+    words = ((0, "smallest"), (len(rows) // 2, "middle"), (-1, "largest"))
+    return [
+        {**ordered[i], "case": {"label": f"{word} ratio of {len(rows)} cases: {ordered[i]['case']['label']}"}}
+        for i, word in words
+    ]
 
 
 def line(row: dict) -> str:
