@@ -186,7 +186,7 @@ class Gelu(Activation):
         k_over_P = (k / (1 + q1)) / (1 + q2)
         p_over_P = (q1 / (1 + q1)) * (q2 / (1 + q2))
         T = k / 4 + (k * k_over_P / root + p_over_P * root + k * angle) / (2 * jnp.pi)
-        bracket = (1 / root) ** 2 + 1 / ((1 + q1) * (1 + q2)) - p_over_P + 1
+        bracket = (1 / root) ** 2 + (2 + q1 + q2) / (1 + q1) / (1 + q2)  # 1 - p/P would cancel for large variances
         return T, 1 / 4 + (angle + k / root * bracket) / (2 * jnp.pi)
 
 

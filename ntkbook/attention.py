@@ -97,7 +97,10 @@ class SelfAttention(Layer):
 
     def kernel(self, k):
         if k.keep not in ("all", "inside") or k.nngp.ndim != 4:
-            raise ValueError("Expected sequences (n, s, channels) before SelfAttention. Reshape images to sequences.")
+            what = {2: "flat data", 6: "images"}.get(k.nngp.ndim, f"a kernel of shape {k.nngp.shape}")
+            raise ValueError(
+                f"Expected sequences (n, s, channels) before SelfAttention, got {what}. Reshape to sequences."
+            )
         b2 = like(self.b_std, k.nngp) ** 2
         average = self._linear if self.scaling == "linear" else self._sqrt
         attend, trained = average(k)

@@ -253,7 +253,7 @@ def _check_positions(n: int, window: tuple[int, ...], name: str) -> None:
 
 
 def _window(value: Any, name: str) -> tuple[int, ...]:
-    sizes = (value,) if isinstance(value, int) else tuple(value)
+    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     for size in sizes:
         checks.positive_int(size, name)
     return sizes

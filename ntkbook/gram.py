@@ -41,7 +41,7 @@ def gram(
     Raises:
         TypeError, ValueError: as `kernel`; also for an unknown word in `get`, or a network whose end keeps positions.
     """
-    words = (get,) if isinstance(get, str) else tuple(get)
+    words = get if isinstance(get, tuple) else (get,)
     for word in words:
         checks.one_of(word, "get", ("nngp", "ntk"))
     net, x1, x2 = checked(net, x1, x2)
