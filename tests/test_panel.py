@@ -388,7 +388,7 @@ def test_the_docstring_runs_as_written():
 
 def test_the_guide_runs_as_written_and_is_short():
     page = (Path(__file__).parents[1] / "docs" / "make_your_own_panel.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0]
+    code, guides = (block.split("```")[0] for block in page.split("```python\n")[1:])
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     names: dict = {}
     exec(code, names)
@@ -399,3 +399,7 @@ def test_the_guide_runs_as_written_and_is_short():
     assert panel.reading != shallow and 0.25 < panel.data()["ntk"][-1] / panel.data()["ntk"][0] < 0.3
     panel.set(b_std=1.0)
     assert panel.data()["ntk"][-1] / panel.data()["ntk"][0] > 0.3
+    panel.reset()
+    exec(guides, names)
+    assert names["question"].choose("it stays zero").startswith("Not quite.") and panel.state()["depth"] == 20.0
+    assert names["mission"].done

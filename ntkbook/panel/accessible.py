@@ -1,4 +1,4 @@
-"""Names for what core ipywidgets leave nameless: the handles of sliders, the picture, the live line.
+"""Names for what core ipywidgets leave nameless: handles of sliders, buttons that play, the picture, the live line.
 
 The number field of each control has a label of its own and needs no help. A handle has none and counts steps, the
 picture has no alt text, and the reading line is replaced as a whole, which screen readers may miss. A tiny hidden image
@@ -17,6 +17,8 @@ _SCRIPT = """
       const field = row.querySelector('input[type=number], select');
       if (!handle || !label || !field) return;
       put(handle, 'aria-label', label.textContent);
+      row.querySelectorAll('.widget-play button').forEach((button, which) =>
+        put(button, 'aria-label', ['Play ', 'Stop ', 'Repeat '][which] + label.textContent));
       put(handle, 'aria-valuetext', field.selectedOptions ? field.selectedOptions[0].text : field.value);
     });
     const line = panel.querySelector('.ntkbook-reading'), caption = panel.querySelector('.ntkbook-caption');

@@ -141,7 +141,8 @@ class Mission:
     def status(self) -> str:
         """One line: the goal, and how it stands."""
         if self.found is not None:
-            return f"✓ Done with {self.found} in {self.moves} moves. {self.goal}"
+            moves = "1 move" if self.moves == 1 else f"{self.moves} moves"
+            return f"✓ Done with {self.found} in {moves}. {self.goal}"
         hint = f" Hint: {self.hint}" if self.hint and self.moves >= self.hint_after else ""
         return f"○ Mission. {self.goal}{hint}"
 

@@ -75,6 +75,12 @@ def test_everything_has_a_name(shown, panel):
     assert live.count() == 1 and live.inner_text().startswith("At t = 1.1,")
 
 
+def test_time_plays_to_its_end(shown, panel):
+    panel.box.get_by_role("button", name="Play time").click()
+    panel.wait_for_reading("At t = 100,")
+    assert panel.field(0).input_value() == "100" and panel.is_at_its_end(0)
+
+
 def test_exact_values_are_typed_and_stay(shown, panel):
     panel.field(0).fill("12.3456")
     panel.field(0).press("Enter")
@@ -196,20 +202,18 @@ def moved_by_keyboard(panel, presses: int = 6) -> dict[str, float]:
 
 # ---------------------------------------------------------------- the notebooks
 
-FIRST = ("00_start_here.ipynb", "03_infinite_width_ntk.ipynb")
+FIRST = ("00_start_here", "03_infinite_width_ntk")
 
 
-def notebooks_with_panels() -> list:
-    """The first chapters always; the others take minutes, and their panels are tested above."""
+def chapters() -> list:
+    """Two chapters, or under NTKBOOK_ALL_NOTEBOOKS=1 all: minutes more, for panels that were moved above."""
     files = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    files = [file for file in files if "PANELS[" in file.read_text()]
-    return [pytest.param(file, id=file.stem, marks=() if file.name in FIRST else pytest.mark.slow) for file in files]
+    wants_all = os.environ.get("NTKBOOK_ALL_NOTEBOOKS") == "1"
+    return [file for file in files if "PANELS[" in file.read_text() and (wants_all or file.stem in FIRST)]
 
 
-@pytest.mark.parametrize("file", notebooks_with_panels())
+@pytest.mark.parametrize("file", chapters(), ids=lambda file: file.stem)
 def test_a_chapter_runs_and_its_panels_move(file, new_lab, artifacts):
-    if file.name not in FIRST and os.environ.get("NTKBOOK_ALL_NOTEBOOKS") != "1":
-        pytest.skip("set NTKBOOK_ALL_NOTEBOOKS=1 to run every chapter in the browser")
     with new_lab() as lab:
         lab.open(file)
         lab.run_all()
