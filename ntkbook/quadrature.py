@@ -31,7 +31,8 @@ def dual(
 def variance(phi: Callable[[Array], Array], q: Array, nodes: tuple[int, int] | None) -> tuple[Array, Array]:
     """(E[phi(u)^2], E[phi'(u)^2]) for a variance q: the angle is exactly zero."""
     s = safe_sqrt(q)
-    return _integrate(phi, s, s, jnp.zeros_like(q), nodes)
+    fine = tuple(2 * n for n in nodes or NODES[q.dtype.name])  # few numbers, which every layer after builds on
+    return _integrate(phi, s, s, jnp.zeros_like(q), fine)
 
 
 def _integrate(phi, s1, s2, angle, nodes):
