@@ -160,7 +160,7 @@ def _fixed_variance(activation, W_std, b_std):
 
 
 def _fixed_correlation(activation, W_std, b_std, q, is_chaotic):
-    """(c*, slope there): Newton from c = 0. The map is a power series with positive coefficients: it never oversteps."""
+    """(c*, slope there): Newton from c = 0. The map is a power series without negative terms: no step is too long."""
     overlap = _overlap(activation, q)
 
     def excess(c):

@@ -51,9 +51,7 @@ def test_the_law_is_that_of_linear_networks_followed_step_by_step(panel):
     k = np.asarray(nb.ntk(chapter.network(1), both))
     prior = np.asarray(nb.nngp(chapter.network(1), both))
     values, vectors = np.linalg.eigh(prior)
-    root = vectors * np.sqrt(
-        values.clip(0)
-    )  # root root^T = prior: a column is one direction of the start
+    root = vectors * np.sqrt(values.clip(0))  # root root^T = prior: a column is one direction of the start
     f, dt, steps = np.concatenate([np.zeros((len(both), 1)), root], axis=1), 1e-3, 440
     for _ in range(steps):
         error = f[:5].copy()
