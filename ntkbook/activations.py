@@ -143,13 +143,48 @@ class Abs(Activation):
         return q, jnp.ones_like(q)
 
 
-def root_of_difference(q1: Array, q2: Array, k: Array) -> Array:
-    """sqrt((1 + q1)(1 + q2) - k^2), for k^2 up to q1 q2. Prevents: overflow, and a root of less than nothing."""
-    u1, u2 = 1 + q1, 1 + q2
-    root = jnp.sqrt(u1) * jnp.sqrt(u2)
-    surplus = (q1 / u1) * (q2 / u2) - (k / root) ** 2  # zero where the two points are parallel
-    surplus = jnp.where(surplus < 0, 0, surplus)
-    return root * jnp.sqrt((1 + q1 + q2) / u1 / u2 + surplus)
+@jax.custom_jvp
+def rest(q: Array) -> Array:
+    """1 / (1 + q). Its derivative is a product of small numbers: the square of a large variance would overflow."""
+    return 1 / (1 + q)
+
+
+@rest.defjvp
+def _(primals, tangents):
+    (q,), (dq,) = primals, tangents
+    return rest(q), -dq * rest(q) * rest(q)
+
+
+@jax.custom_jvp
+def share(q: Array) -> Array:
+    """q / (1 + q), what is left of one by `rest`, exact for small variances too."""
+    return q / (1 + q)
+
+
+@share.defjvp
+def _(primals, tangents):
+    (q,), (dq,) = primals, tangents
+    return share(q), dq * rest(q) * rest(q)
+
+
+def shares(q1: Array, q2: Array, k: Array) -> tuple[Array, Array, Array]:
+    """s = 1 / sqrt((1 + q1)(1 + q2)), r = s k, and sqrt(1 - r^2) with all its digits, for k^2 up to q1 q2.
+
+    Prevents: overflow of a product of variances, and a root of less than nothing.
+    """
+    s = jnp.sqrt(rest(q1)) * jnp.sqrt(rest(q2))
+    r = s * k
+    least = rest(q1) + rest(q2) - rest(q1) * rest(q2)  # 1 - share(q1) share(q2), without its cancellation
+    surplus = share(q1) * share(q2) - r * r  # zero where the two points are parallel
+    # What rounds below zero is zero, and yet has its derivatives; they are noise only where the rest has vanished too.
+    is_noise = (surplus < 8 * jnp.finfo(k.dtype).eps) & (least < 1e-9)
+    surplus = jnp.where(is_noise, 0, surplus - jax.lax.stop_gradient(jnp.minimum(surplus, 0)))
+    return s, r, jnp.sqrt(least + surplus)
+
+
+def shares_of_one(q: Array) -> tuple[Array, Array, Array]:
+    """`shares(q, q, q)` without its rounding."""
+    return rest(q), share(q), jnp.sqrt(rest(q) * (2 - rest(q)))
 
 
 @pytree
@@ -160,12 +195,13 @@ class Erf(Activation):
         return jax.scipy.special.erf(x)
 
     def dual(self, q1, q2, k):
-        root = root_of_difference(2 * q1, 2 * q2, 2 * k)
-        return 2 / jnp.pi * jnp.arctan2(2 * k, root), 4 / jnp.pi / root
+        return self._dual(*shares(2 * q1, 2 * q2, 2 * k))
 
     def variance(self, q):
-        root = jnp.sqrt(1 + 4 * q)
-        return 2 / jnp.pi * jnp.arctan2(2 * q, root), 4 / jnp.pi / root
+        return self._dual(*shares_of_one(2 * q))
+
+    def _dual(self, s, r, root):
+        return 2 / jnp.pi * jnp.arctan2(r, root), 4 / jnp.pi * (s / root)
 
 
 @pytree
@@ -176,18 +212,17 @@ class Gelu(Activation):
         return jax.nn.gelu(x, approximate=False)
 
     def dual(self, q1, q2, k):
-        return self._dual(q1, q2, k, root_of_difference(q1, q2, k))
+        return self._dual(q1, q2, k, *shares(q1, q2, k))
 
     def variance(self, q):
-        return self._dual(q, q, q, jnp.sqrt(1 + 2 * q))
+        return self._dual(q, q, q, *shares_of_one(q))
 
-    def _dual(self, q1, q2, k, root):
-        angle = jnp.arctan2(k, root)
-        k_over_P = (k / (1 + q1)) / (1 + q2)
-        p_over_P = (q1 / (1 + q1)) * (q2 / (1 + q2))
-        T = k / 4 + (k * k_over_P / root + p_over_P * root + k * angle) / (2 * jnp.pi)
-        bracket = (1 / root) ** 2 + (2 + q1 + q2) / (1 + q1) / (1 + q2)  # 1 - p/P would cancel for large variances
-        return T, 1 / 4 + (angle + k / root * bracket) / (2 * jnp.pi)
+    def _dual(self, q1, q2, k, s, r, root):
+        angle = jnp.arctan2(root, -r)  # pi/2 + arctan(r / root), whose two terms would cancel for opposite points
+        slope, width = r / root, root * jnp.sqrt(1 + q1) * jnp.sqrt(1 + q2)
+        T = k * angle + slope * (k * rest(q1)) * rest(q2) + share(q1) * share(q2) * width
+        bracket = (s / root) ** 2 + rest(q1) + rest(q2)
+        return T / (2 * jnp.pi), (angle + slope * bracket) / (2 * jnp.pi)
 
 
 @pytree

@@ -207,7 +207,8 @@ def checked(net: Any, x1: Any, x2: Any) -> tuple[Layer, Array, Array | None]:
         return net, x1, None
     x2 = checks.as_array(x2, "x2", ndim=(2, 3, 4, 5))
     checks.same_features(x1, x2)
-    dtype = jnp.promote_types(x1.dtype, x2.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # two inputs of two precisions are no accident
+        dtype = jnp.promote_types(x1.dtype, x2.dtype)
     return net, x1.astype(dtype), x2.astype(dtype)
 
 

@@ -97,18 +97,27 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def _(primals, tangents):
     (x,), (dx,) = primals, tangents
     root = safe_sqrt(x)
-    return root, dx * reciprocal(2 * root)
+    return root, dx * _reciprocal_of_root(root) / 2
 
 
 def reciprocal(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """1/x, and 0 where x is 0. Prevents: 0/0 for zero inputs without a bias, in value and in gradient."""
-    is_zero = x == 0
+    return _reciprocal_above(x, 0.0)
+
+
+def _reciprocal_above(x: Array, least: float) -> Array:
+    is_zero = jnp.abs(x) <= least
     return jnp.where(is_zero, 0, 1 / jnp.where(is_zero, 1, x))  # two selections: grad sees both branches
+
+
+def _reciprocal_of_root(root: Array) -> Array:
+    """1/root, and 0 where the square of the root underflows: its derivatives would be infinite."""
+    return _reciprocal_above(root, float(jnp.finfo(root.dtype).tiny) ** 0.5)
 
 
 def cosine(q1: Float[Array, "..."], q2: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
     """k / sqrt(q1 q2), and 0 for a zero input.
 
-    The square roots are taken apart: the product of two large variances would overflow first.
+    The square roots are taken apart: the product of two large or two tiny variances would overflow first.
     """
-    return k * (reciprocal(safe_sqrt(q1)) * reciprocal(safe_sqrt(q2)))
+    return k * _reciprocal_of_root(safe_sqrt(q1)) * _reciprocal_of_root(safe_sqrt(q2))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from . import checks
-from .activations import Activation, Pair, root_of_difference
+from .activations import Activation, Pair, shares
 from .kernel import like, pytree, static
 
 
@@ -100,8 +100,9 @@ class Gaussian(Activation):
         return jnp.exp(-x * x)
 
     def dual(self, q1, q2, k):
-        T = 1 / root_of_difference(2 * q1, 2 * q2, 2 * k)
-        return T, 4 * k * T * T * T
+        s, r, root = shares(2 * q1, 2 * q2, 2 * k)
+        T = s / root
+        return T, 2 * (r / root) * T * T
 
     def variance(self, q):
         T = jax.lax.rsqrt(1 + 4 * q)
