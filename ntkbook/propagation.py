@@ -13,10 +13,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from . import checks
+from . import checks, moments
 from .activations import Activation
 from .kernel import pytree
-from .numeric_activations import Quadrature
 
 _UNBOUNDED = 1e12  # a variance that grows beyond this counts as one without a fixed point
 
@@ -117,7 +116,7 @@ def _scales(activation, W_std, b_std):
 
 
 def _variance_map(activation, W_std, b_std, q):
-    return W_std**2 * activation.variance(q)[0] + b_std**2
+    return W_std**2 * moments.squares(activation, q)[0] + b_std**2
 
 
 @jax.jit
@@ -126,7 +125,7 @@ def _phase(activation, W_std, b_std):
     is_regular = (q > 1e-9) & (q < _UNBOUNDED)
     # Without a fixed point the maps tend to their limits at very small and very large variance.
     at = jnp.clip(q, 1e-9, _UNBOUNDED)
-    chi_1 = W_std**2 * activation.variance(at)[1]
+    chi_1 = W_std**2 * moments.squares(activation, at)[1]
     is_chaotic = is_regular & (chi_1 > 1)
     c, slope = _fixed_correlation(activation, W_std, b_std, at, is_chaotic)
     q = jnp.where(q < _UNBOUNDED, jnp.where(q > 1e-9, q, 0), jnp.inf)
@@ -135,7 +134,8 @@ def _phase(activation, W_std, b_std):
 
 def _fixed_variance(activation, W_std, b_std):
     """(q*, residual): from q = 1, two steps of the map, then Aitken's extrapolation of them, until all is settled."""
-    step = lambda q: jnp.minimum(_variance_map(activation, W_std, b_std, q), 2 * _UNBOUNDED)
+    second_moment = moments.table(activation, _UNBOUNDED)
+    step = lambda q: jnp.minimum(W_std**2 * second_moment(q) + b_std**2, 2 * _UNBOUNDED)
 
     def accelerate(carry):
         q, _, i = carry
@@ -155,13 +155,15 @@ def _fixed_variance(activation, W_std, b_std):
     going = lambda carry: (carry[1] > 4 * eps * carry[0] + 1e-20).any() & (carry[2] < 40)
     start = jnp.ones_like(W_std)
     q = jax.lax.while_loop(going, accelerate, (start, start, 0))[0]
-    residual = jnp.where(q < _UNBOUNDED, jnp.abs(step(q) - q) / (1 + q), 0)
-    return _differentiable_root(lambda q: step(q) - q, q, (q > 0) & (q < _UNBOUNDED)), jax.lax.stop_gradient(residual)
+    exact = lambda q: _variance_map(activation, W_std, b_std, q) - q
+    q = _differentiable_root(exact, q, (q > 0) & (q < _UNBOUNDED))
+    residual = jnp.where(q < _UNBOUNDED, jnp.abs(exact(q)) / (1 + q), 0)
+    return q, jax.lax.stop_gradient(residual)
 
 
 def _fixed_correlation(activation, W_std, b_std, q, is_chaotic):
-    """(c*, slope there): Newton from c = 0. The map is a power series without negative terms: no step is too long."""
-    overlap = _overlap(activation, q)
+    """(c*, slope there): Newton from c = 0. The map is a power series without negative terms: no step goes too far."""
+    overlap = moments.overlap(activation, q)
 
     def excess(c):
         T, qTdot = overlap(c)
@@ -188,46 +190,6 @@ def _differentiable_root(f, x, is_root):
     return x - change
 
 
-_ORDER = 64
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(2 * _ORDER)
-
-
-def _hermite(order):
-    """Normalized Hermite polynomials times Gaussian weights at the nodes, (nodes, order)."""
-    rows = [np.ones_like(_NODES), _NODES]
-    for n in range(1, order - 1):
-        rows.append((_NODES * rows[n] - n**0.5 * rows[n - 1]) / (n + 1) ** 0.5)
-    return np.stack(rows, 1) * (_WEIGHTS / _WEIGHTS.sum())[:, None]
-
-
-def _overlap(activation, q):
-    """c -> (E[phi(u) phi(v)], its derivative) for variance q and correlation c.
-
-    By the dual where it is a formula. Where it is a quadrature, by the series sum_n a_n^2 c^n with Hermite coefficients
-    a_n of phi(sqrt(q) z), a thousand times cheaper over a grid; what is left at c = 1 counts as the last power.
-    """
-    if not isinstance(activation, Quadrature):
-
-        def dual(c):
-            T, Tdot = activation.dual(q, q, q * c)
-            return T, q * Tdot
-
-        return dual
-    basis = jnp.asarray(_hermite(_ORDER), q.dtype)
-    powers = jnp.square(activation.phi(jnp.sqrt(q)[..., None] * jnp.asarray(_NODES, q.dtype)) @ basis)
-    rest = jnp.maximum(activation.variance(q)[0] - powers.sum(axis=-1), 0)
-    powers = jnp.concatenate([powers, rest[..., None]], axis=-1)
-
-    def series(c):
-        T = slope = jnp.zeros_like(c)
-        for n in range(_ORDER, -1, -1):
-            slope = slope * c + T
-            T = T * c + powers[..., n]
-        return T, slope
-
-    return series
-
-
 @jax.jit
 def _propagate(activation, W_std, b_std, q, c, layers):
     def layer(signal, _):
@@ -245,7 +207,7 @@ def _propagate(activation, W_std, b_std, q, c, layers):
 @jax.jit
 def _critical(activation, b_std):
     def bias2(log_q):
-        T, Tdot = activation.variance(jnp.exp(log_q))
+        T, Tdot = moments.squares(activation, jnp.exp(log_q))
         return jnp.exp(log_q) - T / Tdot
 
     def halve(i, bounds):
@@ -257,4 +219,4 @@ def _critical(activation, b_std):
     low = jnp.full_like(b_std, float(np.log(1e-10)))
     low, high = jax.lax.fori_loop(0, 80, halve, (low, jnp.full_like(b_std, float(np.log(_UNBOUNDED)))))
     q = jnp.exp((low + high) / 2)
-    return activation.variance(q)[1] ** -0.5, q
+    return moments.squares(activation, q)[1] ** -0.5, q

@@ -95,9 +95,23 @@ def test_a_grid_is_its_points_and_any_activation_goes():
     assert phase(nb.Erf(), 1.5, 0.1).q_star.shape == ()
 
 
+def test_the_series_for_quadratures_is_the_formula():
+    """Erf as a function without a dual: the same fixed points as by its formula, near and far from the edge."""
+    W, b = np.array([0.8, 1.1, 1.3, 1.8, 2.5])[:, None], np.array([0.05, 0.2, 0.6])
+    formula, series = phase(nb.Erf(), W, b), phase(nb.Elementwise(jax.scipy.special.erf), W, b)
+    for name in ("q_star", "c_star", "chi_1", "chi_c"):
+        np.testing.assert_allclose(getattr(series, name), getattr(formula, name), rtol=1e-7)
+    kinked = phase(nb.Elu(), 2.0, 0.3)
+    q, c = propagate(nb.Elu(), 2.0, 0.3, 300, c=0.3)
+    if np.isfinite(kinked.q_star):
+        np.testing.assert_allclose([kinked.q_star, kinked.c_star], [q[-1], c[-1]], rtol=1e-6)
+
+
 def test_transformations():
     f = lambda W: phase(nb.Erf(), W, 0.3).q_star
-    np.testing.assert_allclose(jax.jacfwd(f)(1.4), (f(1.40001) - f(1.39999)) / 2e-5, rtol=1e-5)
+    np.testing.assert_allclose(jax.jacfwd(f)(1.4), (f(1.40001) - f(1.39999)) / 2e-5, rtol=1e-6)
+    g = lambda W: phase(nb.Erf(), W, 0.3).c_star
+    np.testing.assert_allclose(jax.grad(g)(1.6), (g(1.60001) - g(1.59999)) / 2e-5, rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(f)(jnp.array([1.0, 1.4]))[1], f(1.4), rtol=1e-12)
     assert phase(nb.Erf(), jnp.float32(1.5), jnp.float32(0.2)).q_star.dtype == jnp.float32
 
