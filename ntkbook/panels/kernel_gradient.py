@@ -1,0 +1,334 @@
+"""Chapter 01: one gradient step on one example in six models, and the errors at two points as training goes on.
+
+Everything is numpy: the models are small, and their Jacobians are written out. The networks have one hidden layer of
+tanh units and are drawn once, at the largest width; a narrower one is the first of these units.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import plots
+from ..panel import Panel, choice, powers_of_two, slider
+
+GRID = np.linspace(-3, 3, 25)  # where predictions are shown; the look-up table has one entry for each
+CENTRES, REACH = np.linspace(-3, 3, 13), 0.5  # of the bumps of the RBF model
+W_STD, B_STD = 2.0, 1.0  # of the networks' hidden layer; output layer 1 and 0
+SMALL, WIDE, DRAWS = 6, 512, 4
+
+
+class Model(NamedTuple):
+    """f(params, x) -> (m,), its Jacobian (m, parameters), and the parameters at the start, (parameters,)."""
+
+    name: str
+    f: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    jacobian: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    start: Callable[[int], np.ndarray]  # of the random draw, which only the networks have
+
+
+def _linear_model(name, features, start) -> Model:
+    """A model that is linear in its parameters: f = features(x) params. Its Jacobian never changes."""
+    return Model(name, lambda p, x: features(x) @ p, lambda p, x: features(x), lambda draw: start)
+
+
+def _line_at_start(x):
+    return 0.5 * x + 0.2  # what all models but the networks are before the step
+
+
+def _bumps(x):
+    return np.exp(-((x[:, None] - CENTRES) ** 2) / (2 * REACH**2))
+
+
+def network(params: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Outputs (m,) of one hidden layer of tanh units; params holds w, b and v, one number each per unit."""
+    w, b, v = params.reshape(3, -1)
+    return np.tanh(W_STD * np.outer(x, w) + B_STD * b) @ v / v.size**0.5
+
+
+def network_jacobian(params: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """d f(x) / d (w, b, v), (m, 3 units)."""
+    w, b, v = params.reshape(3, -1)
+    a = np.tanh(W_STD * np.outer(x, w) + B_STD * b)
+    back = v * (1 - a**2) / v.size**0.5
+    return np.concatenate([W_STD * x[:, None] * back, B_STD * back, a / v.size**0.5], axis=1)
+
+
+@functools.cache
+def _units(draw: int) -> np.ndarray:
+    return np.random.default_rng(draw).standard_normal((3, WIDE))
+
+
+def draw_network(width: int, draw: int) -> np.ndarray:
+    """The first `width` units of a random network, as one array (3 width,)."""
+    return _units(draw)[:, :width].ravel()
+
+
+MODELS = {
+    1: _linear_model("look-up table", lambda x: (x[:, None] == GRID).astype(float), _line_at_start(GRID)),
+    2: _linear_model("straight line", lambda x: np.stack([x, np.ones_like(x)], 1), np.array([0.5, 0.2])),
+    3: _linear_model("rescaled line", lambda x: np.stack([x, 10 * np.ones_like(x)], 1), np.array([0.5, 0.02])),
+    4: _linear_model("RBF bumps", _bumps, np.linalg.lstsq(_bumps(GRID), _line_at_start(GRID), rcond=None)[0]),
+    5: Model(f"network, {SMALL} units", network, network_jacobian, lambda draw: draw_network(SMALL, draw)),
+    6: Model(f"network, {WIDE} units", network, network_jacobian, lambda draw: draw_network(WIDE, draw)),
+}
+
+
+# ---------------------------------------------------------------- one step on one example
+
+
+def one_step(model, x0, y0, part, draw):
+    """Predictions before and after one step on (x0, y0), what the kernel row says, and the row itself.
+
+    The learning rate is part / Theta(x0, x0): to first order, the step closes this part of the gap at x0.
+    """
+    f, jacobian, start = MODELS[int(model)][1:]
+    params, at = start(int(draw)), np.array([x0])
+    J0 = jacobian(params, at)[0]
+    row = jacobian(params, GRID) @ J0  # Theta(x, x0)
+    own = J0 @ J0
+    before, here = f(params, GRID), f(params, at)[0]
+    error = here - y0
+    stepped = params - part / own * error * J0
+    after = f(stepped, GRID)
+    predicted = before - part * row / own * error
+    # what happened in units of what was asked for at x0; where no step was needed, that of a very small one
+    small = error if abs(error) > 1e-6 else 1e-6
+    happened = (before - f(params - part / own * small * J0, GRID)) / (part * small)
+    farthest = int(np.argmax(np.abs(row)))
+    return {
+        "model": np.asarray(int(model)),
+        "before": before,
+        "after": after,
+        "predicted": predicted,
+        "row": row / own,
+        "happened": happened,
+        "example": np.array([x0, y0]),
+        "here": np.array([here, f(stepped, at)[0]]),
+        "farthest": np.array([GRID[farthest], abs(row[farthest]) / own]),
+        "off": np.abs(happened - row / own).max() / np.abs(row / own).max(),
+    }
+
+
+def _step_build(fig, data):
+    left, right = plots.columns(fig, 1.15, 1, label_room=(0.95, 0.95), gap=0.55)
+    plots.frame(left, "input x", "output f(x)", xlim=(-3.1, 3.1), ylim=(-4, 4))
+    plots.frame(right, "input x", "share of the move at x₀", xlim=(-3.1, 3.1), ylim=(-1.25, 2.25))
+    plots.horizontal(right, 0.0)
+    return {
+        "before": plots.line(left, GRID, data["before"], "finite", label="before", alpha=0.7),
+        "moves": _stems(left, data["before"], data["after"]),
+        "after": plots.points(left, GRID, data["after"], "finite", label="after", markersize=3.5),
+        "predicted": plots.line(left, GRID, data["predicted"], "linearized", label="kernel says", linewidth=1.4),
+        "example": plots.points(left, data["example"][:1], data["example"][1:], "data", markersize=12, marker="*"),
+        "name": plots.direct_label(left, -3.0, 3.5, MODELS[int(data["model"])].name, "finite"),
+        "at_left": plots.vertical(left, data["example"][0]),
+        "at_right": plots.vertical(right, data["example"][0]),
+        "row": plots.line(right, GRID, data["row"], "linearized", label="kernel\nΘ(x, x₀)\n/ Θ(x₀, x₀)"),
+        "happened": plots.points(right, GRID, data["happened"], "finite", label="happened", markersize=3.5),
+    }
+
+
+def _stems(ax, before, after):
+    lines = ax.vlines(GRID, before, after, color=plots.MEANINGS["finite"].colour, linewidth=1.6, zorder=2.2)
+
+    def move(before, after):
+        lines.set_segments([[(x, a), (x, b)] for x, a, b in zip(GRID, before, after)])
+
+    return plots.Mark((lines,), move)
+
+
+def _step_update(artists, data):
+    x0 = data["example"][0]
+    artists["before"].set(GRID, data["before"])
+    artists["moves"].set(data["before"], data["after"])
+    artists["after"].set(GRID, data["after"])
+    artists["predicted"].set(GRID, data["predicted"])
+    artists["example"].set(data["example"][:1], data["example"][1:])
+    artists["name"].set(-3.0, 3.5, MODELS[int(data["model"])].name)
+    artists["at_left"].set(x0)
+    artists["at_right"].set(x0)
+    artists["row"].set(GRID, data["row"])
+    artists["happened"].set(GRID, data["happened"])
+
+
+def _step_reading(data, state):
+    (here, there), (x, times) = data["here"], data["farthest"]
+    name = MODELS[int(state["model"])].name
+    return (
+        f"{name}, draw {state['draw']:.0f}, example ({state['x0']:.2f}, {state['y0']:.1f}): "
+        f"a step of size {state['part']:.2f} moves the output there from {here:.2f} to {there:.2f}. By the kernel, "
+        f"x = {x:.2f} moves most, {times:.2f} times as far; the kernel is off by {float(data['off']):.0%}."
+    )
+
+
+def one_example() -> Panel:
+    """One gradient step on one example: how every prediction moves, and the kernel row that says so.
+
+    Six models: a look-up table, a straight line, the same line with its intercept written as 10 times a parameter, a
+    sum of 13 bumps, and tanh networks with 6 and 512 hidden units (four random draws of each).
+    """
+    return Panel(
+        one_step,
+        _step_build,
+        _step_update,
+        {
+            "model": choice("model", tuple(MODELS), 5),
+            "x0": slider("example x₀", -3, 3, 1.0, step=0.25),
+            "y0": slider("target y₀", -3, 3, 2.0, step=0.1),
+            "part": slider("step size η Θ(x₀,x₀)", 0.05, 2, 0.3, step=0.05),
+            "draw": choice("random draw", range(1, DRAWS + 1), 1),
+        },
+        _step_reading,
+        title="One step on one example.",
+        caption="Press the buttons to change the model, and drag the example x₀: the step that was asked for at the "
+        "star moves the other predictions too (left). The green curve, one row of the kernel, says how much (right).",
+        presets={MODELS[i].name.capitalize(): {"model": i} for i in MODELS},
+        size=(9.5, 3.6),
+        warm=[],
+    )
+
+
+# ---------------------------------------------------------------- the errors at two points
+
+LR = 0.02
+STEPS = np.unique([0, *np.round(np.geomspace(1, 400, 36)).astype(int)])
+LENGTH = 1.5  # of the errors at the start
+FLOOR = 1e-3  # of the logarithmic axis
+
+
+@functools.lru_cache(maxsize=64)
+def _trained(distance: float, angle: float, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tangent kernel at the start, (2, 2), and the errors at STEPS, (times, 2), of a network in training."""
+    x, params = np.array([-distance / 2, distance / 2]), draw_network(width, 1)
+    J = network_jacobian(params, x)
+    theta, errors = J @ J.T, []
+    y = network(params, x) - LENGTH * np.array([np.cos(angle), np.sin(angle)])
+    for step in range(int(STEPS[-1]) + 1):
+        error = network(params, x) - y
+        if step in _RECORDED:
+            errors.append(error)
+        params = params - LR * error @ network_jacobian(params, x)
+    return theta, np.array(errors)
+
+
+_RECORDED = set(STEPS.tolist())
+
+
+def two_errors(step, distance, angle, width):
+    """The path of the two errors up to `step`, the straight prediction of the kernel, and its eigenvectors."""
+    theta, errors = _trained(distance, np.pi * angle / 180, int(width))
+    lam, Q = np.linalg.eigh(theta)
+    lam, Q = lam[::-1], Q[:, ::-1] * np.sign(Q[0, ::-1] + 1e-12)  # the fast direction first
+    by_kernel = ((1 - LR * lam) ** STEPS[:, None] * (errors[0] @ Q)) @ Q.T  # (times, 2)
+    at = int(np.argmin(np.abs(STEPS - step)))
+    turn = np.linspace(0, 2 * np.pi, 121)
+    ellipse = np.stack([np.cos(turn), np.sin(turn)], axis=1) * lam / lam[0] @ Q.T  # Theta u, for all |u| = 1
+    shown = lambda path: np.maximum(np.abs(path @ Q), FLOOR)
+    length = np.hypot(*errors[at])
+    away = -np.where(errors[0] @ Q >= 0, 1, -1)  # the words stand where the path does not go
+    names = (Q * away * (lam / lam[0] + 0.2)).T
+    return {
+        "path": errors[: at + 1],
+        "path_kernel": by_kernel,
+        "here": errors[at],
+        "ellipse": ellipse,
+        "fast": np.outer([-1, 1], Q[:, 0]),
+        "slow": np.outer([-1, 1], Q[:, 1] * lam[1] / lam[0]),
+        "parts": shown(errors),
+        "parts_kernel": shown(by_kernel),
+        "step": np.asarray(max(STEPS[at], 0.7)),
+        "eigenvalues": lam,
+        "left": np.asarray(length / LENGTH),
+        "off": np.hypot(*(errors[at] - by_kernel[at])) / LENGTH,
+        "names": names,
+    }
+
+
+def _curve(ax, points, meaning, **look):
+    """A curve through `points`, (number, 2)."""
+    return plots.line(ax, points[:, 0], points[:, 1], meaning, **look)
+
+
+def _two_build(fig, data):
+    left, right = plots.columns(fig, 1, 1.1, label_room=(1.0, 1.0), gap=0.6)
+    plots.frame(left, "error at x₁", "error at x₂", xlim=(-1.7, 1.7), ylim=(-1.7, 1.7))
+    left.set_aspect("equal", adjustable="box", anchor="W")
+    turn = np.linspace(0, 2 * np.pi, 121)
+    for radius in (0.5, 1.0, 1.5):
+        plots.line(left, radius * np.cos(turn), radius * np.sin(turn), "guide", linewidth=0.8)
+    plots.frame(right, "step", "size of the error", xlim=(0.7, 400), ylim=(FLOOR, 2), xscale="log", yscale="log")
+    steps = np.maximum(STEPS, 0.7)
+    marks = {
+        "ellipse": _curve(left, data["ellipse"], "linearized", linewidth=1.4),
+        "fast": _curve(left, data["fast"], "linearized", linewidth=1.0, linestyle="solid"),
+        "slow": _curve(left, data["slow"], "linearized", linewidth=1.0, linestyle="solid"),
+        "path_kernel": _curve(left, data["path_kernel"], "linearized", linewidth=2.4),
+        "path": _curve(left, data["path"], "finite", linewidth=1.6, marker=".", markersize=5),
+        "here": plots.points(left, data["here"][:1], data["here"][1:], "finite", markersize=9),
+        "step": plots.vertical(right, data["step"]),
+    }
+    for i, name in enumerate(("fast", "slow")):
+        marks[f"kernel_{name}"] = plots.line(right, steps, data["parts_kernel"][:, i], "linearized")
+        marks[f"network_{name}"] = plots.points(
+            right, steps, data["parts"][:, i], "finite", markersize=4, label=f"{name}\ndirection", fillstyle=_FILL[i]
+        )
+        x, y = data["names"][i]
+        marks[f"name_{name}"] = plots.direct_label(left, x, y, name, "linearized", ha="center", va="center")
+    plots.points(left, [0], [0], "data", markersize=10, marker="*")
+    return marks
+
+
+_FILL = ("full", "none")
+
+
+def _two_update(artists, data):
+    steps = np.maximum(STEPS, 0.7)
+    for name in ("ellipse", "fast", "slow", "path", "path_kernel"):
+        artists[name].set(*data[name].T)
+    artists["here"].set(data["here"][:1], data["here"][1:])
+    artists["step"].set(data["step"])
+    for i, name in enumerate(("fast", "slow")):
+        artists[f"kernel_{name}"].set(steps, data["parts_kernel"][:, i])
+        artists[f"network_{name}"].set(steps, data["parts"][:, i])
+        artists[f"name_{name}"].set(*data["names"][i])
+
+
+def _two_reading(data, state):
+    fast, slow = data["eigenvalues"]
+    return (
+        f"Step {state['step']:.0f}, points {state['distance']:.2f} apart, start at {state['angle']:.0f}°, width "
+        f"{state['width']:.0f}: {float(data['left']):.0%} of the error is left. Eigenvalues of the kernel {fast:.2f} "
+        f"and {slow:.3g}; the network is off its kernel's path by {float(data['off']):.1%} of the start."
+    )
+
+
+def two_outputs() -> Panel:
+    """The errors at two points in training: a path in the plane, and the ellipse of the tangent kernel.
+
+    The ellipse holds the velocities Theta u for all errors u of length 1 (scaled so that the longest has length 1); its
+    axes are the eigenvectors. Gradient descent with rate 0.02 on 1/2 the sum of the two squared errors.
+    """
+    return Panel(
+        two_errors,
+        _two_build,
+        _two_update,
+        {
+            "step": choice("step", [float(s) for s in STEPS], 11.0, play=True),
+            "distance": slider("distance of x₁, x₂", 0.1, 4, 0.5, step=0.05),
+            "angle": slider("start of the errors", 0, 180, 20, unit="°", step=1),
+            "width": powers_of_two("width", 8, WIDE, WIDE, unit="units"),
+        },
+        _two_reading,
+        title="Two errors on their way to zero.",
+        caption="Press play: the errors at two points run from the start to the star. Drag the start around: they bend "
+        "towards the slow axis of the kernel's ellipse. Then bring the points closer together, or narrow the network.",
+        presets={
+            "Close together": {"distance": 0.2, "step": 400},
+            "Far apart": {"distance": 4.0, "step": 400},
+            "Narrow": {"width": 8, "step": 400},
+        },
+        size=(9.5, 3.9),
+        warm=[],
+    )
