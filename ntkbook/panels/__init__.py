@@ -20,6 +20,7 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "sine_ensemble": _lazy("start_here", "sine_ensemble"),
     "one_example": _lazy("kernel_gradient", "one_example"),
     "two_outputs": _lazy("kernel_gradient", "two_outputs"),
+    "random_outputs": _lazy("wide_networks_are_gaussian", "random_outputs"),
     "circle_kernel": _lazy("infinite_width_ntk", "circle_kernel"),
     "digits_kernel": _lazy("infinite_width_ntk", "digits_kernel"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
