@@ -14,7 +14,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import checks
-from .functions import Examples, Function, as_function, check_independent, coupling, outputs_of, partition
+from .functions import (
+    Examples,
+    Function,
+    as_function,
+    check_independent,
+    coupling,
+    outputs_of,
+    partition,
+    require_independent,
+)
 from .layerwise import Layerwise, layerwise
 from .torch_models import TorchFunction, torch_ntk, torch_product
 
@@ -100,7 +109,7 @@ def ntk_vector_product(
         return torch_product(f, params, x1, x2)
     function = as_function(f)
     partition(params)
-    check_independent(_coupling(function, params, x1))
+    require_independent(function, params, x1)
 
     def product(v: Float[Array, "n2 o"]) -> Float[Array, "n1 o"]:
         return _ntk_vector_product(function, params, x1, x2, v)
@@ -115,9 +124,6 @@ def _inputs(x1: Any, x2: Any) -> tuple[Array, Array | None]:
     x2 = checks.as_array(x2, "x2")
     checks.same_features(x1, x2)
     return x1, x2
-
-
-_coupling = jax.jit(coupling)
 
 
 @jax.jit

@@ -148,12 +148,47 @@ def outputs_of(function: Callable, params: Any, x: jax.Array) -> jax.Array:
 
 
 def coupling(function: Callable, params: Any, x: jax.Array) -> jax.Array:
-    """How far the output of one example depends on the company it keeps, relative to its size."""
-    first = x[:1]
-    other = x[-1:] if x.shape[0] > 1 else 2 * first + 1
-    alone = outputs_of(function, params, first)
-    together = outputs_of(function, params, jnp.concatenate([first, other]))[:1]
-    return jnp.abs(alone - together).max() / jnp.maximum(jnp.abs(alone).max(), jnp.finfo(alone.dtype).tiny)
+    """How much the output of one example depends on the rest of its batch, 0 where examples are on their own.
+
+    The slope of one output by another example's input, relative to that by its own: exactly zero without coupling,
+    even where outputs cancel (a network minus its own start). A function that draws random numbers, whose slopes say
+    nothing, must give equal examples equal outputs.
+    """
+    together = jnp.concatenate([x[:1], x[-1:], 2 * x[:1] + 1])
+    out, pull = jax.vjp(lambda x: outputs_of(function, params, x), together)
+    tiny = jnp.finfo(out.dtype).tiny
+    mix = jnp.sin(1 + jnp.arange(out.shape[1], dtype=out.dtype))
+    (slopes,) = pull(jnp.zeros_like(out).at[0].set(mix))
+    own, others = jnp.abs(slopes[0]).max(), jnp.abs(slopes[1:]).max()
+    gap = (others / jnp.maximum(own, tiny)).astype(out.dtype)
+    program = jax.make_jaxpr(lambda x: outputs_of(function, params, x))(x[:1])
+    if not _RANDOM & _primitives(program.jaxpr):
+        return gap
+    copies = outputs_of(function, params, jnp.repeat(x[:1], 32, axis=0))
+    return jnp.maximum(gap, jnp.abs(copies - copies[:1]).max() / jnp.maximum(jnp.abs(copies).max(), tiny))
+
+
+_RANDOM = {"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"}
+
+
+def _primitives(jaxpr: Any) -> set[str]:
+    """The names of all operations of a traced program, also of the programs inside it."""
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                names |= _primitives(inner)
+    return names
+
+
+def require_independent(function: Callable, params: Any, x: jax.Array) -> None:
+    """Raises ValueError if the examples that f gets together see each other."""
+    check_independent(_coupling(function, params, x))
+
+
+_coupling = jax.jit(coupling)
 
 
 def check_independent(gap: jax.Array) -> None:

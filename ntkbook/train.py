@@ -22,12 +22,11 @@ from .functions import (
     Examples,
     Function,
     as_function,
-    check_independent,
-    coupling,
     init_and_apply,
     initial_params,
     outputs_of,
     partition,
+    require_independent,
 )
 from .history import History
 from .torch_models import TorchFunction
@@ -86,7 +85,7 @@ def train(
         raise TypeError("Expected a function that JAX can differentiate, got a PyTorch module. Train it in PyTorch.")
     function, rates = as_function(f), {"lr": lr, "momentum": momentum}
     partition(params)
-    check_independent(_coupling(function, params, data["x"]))
+    require_independent(function, params, data["x"])
     state = start(params, jax.random.key(0) if key is None else key, data["x"], plan)
     go_on = functools.partial(advance, function, data=data, rates=rates, plan=plan)
     state, records = _run(go_on, state, at_steps, progress)
@@ -133,7 +132,7 @@ def train_ensemble(
     keys = jax.random.split(key, n_networks)
     params = initial_params(as_function(init), keys, data["x"])
     one = jax.tree.map(lambda a: a[0], params)
-    check_independent(_coupling(function, one, data["x"]))
+    require_independent(function, one, data["x"])
     size = max(1, int(memory / _bytes_per_network(function, one, data["x"])))
     state = start_many(params, keys, data["x"], plan=plan)
     go_on = functools.partial(advance_many, function, data=data, rates=rates, plan=plan, size=min(size, n_networks))
@@ -200,9 +199,6 @@ def _bytes_per_network(function: Function, params: Any, x: Array) -> int:
         v.aval for v in program.jaxpr.invars
     ]
     return sum(value.size * value.dtype.itemsize for value in values)
-
-
-_coupling = jax.jit(coupling)
 
 
 def _run(go_on: Callable, state: Any, times: np.ndarray, progress: bool) -> tuple[Any, dict]:

@@ -1,5 +1,7 @@
 """Finite-width kernels against the slowest, most obvious loops."""
 
+import dataclasses
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -173,3 +175,70 @@ def test_empirical_nngp_is_the_gram_matrix_of_outputs(example):
     a, b = (np.asarray(f(params, x)).reshape(len(x), -1) for x in (x1, x2))
     np.testing.assert_allclose(empirical_nngp(f, params, x1, x2), a @ b.T / a.shape[1], rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(empirical_nngp(f, params, x1), a @ a.T / a.shape[1], rtol=1e-12, atol=1e-12)
+
+
+def test_examples_that_see_each_other_are_an_error_and_cancelling_outputs_are_not():
+    params, x = dense_params(jax.random.key(0), (3, 8, 1)), jax.random.normal(jax.random.key(1), (6, 3))
+    centered = lambda moved, x: dense(moved, x) - dense(params, x)  # zero at the start, up to rounding
+    empirical_ntk(centered, params, x)
+    doubled = lambda pair, x: dense(pair[0], x) - dense(pair[1], x) * (1 + 1e-15)
+    empirical_ntk(doubled, (params, params), x)
+    normalize = lambda z: (z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5)
+    drop = lambda z: z * jax.random.bernoulli(jax.random.key(3), 0.5, z.shape).astype(z.dtype)
+    for joint in (normalize, drop, jax.jit(drop), lambda z: z + z[::-1]):
+        for rows in (x, x[:1]):
+            with pytest.raises(ValueError, match="BatchNorm or dropout in training mode"):
+                empirical_ntk(lambda params, x, joint=joint: joint(dense(params, x)), params, rows)
+    features = lambda params, x: dense(params, x @ jax.random.normal(jax.random.key(5), (3, 3)))  # random, but fixed
+    empirical_ntk(features, params, x)
+
+
+@pytest.mark.parametrize(
+    "changes, error, sentence",
+    [
+        (
+            {"method": "fast"},
+            ValueError,
+            "Expected method to be one of 'auto', 'jacobian', 'vector_product', 'layerwise'",
+        ),
+        ({"outputs": "trace"}, ValueError, "Expected outputs to be one of 'mean', 'full'"),
+        ({"x1": np.zeros((2, 3), int)}, TypeError, "Expected x1 to hold floats"),
+        ({"x1": np.full((2, 3), np.nan)}, ValueError, "Expected finite numbers in x1"),
+        ({"x1": np.zeros((0, 3))}, ValueError, "Expected x1 to hold at least one entry"),
+        ({"x2": np.zeros((2, 4))}, ValueError, "same features"),
+        ({"params": {}}, TypeError, "empty tree"),
+        ({"params": {"w": "text"}}, TypeError, "Expected params to hold arrays only"),
+        ({"f": lambda params, x: (x, x)}, TypeError, "one array of floats"),
+        ({"f": lambda params, x: (x @ params[0]["W"]).sum()}, ValueError, "one row per example"),
+        ({"f": lambda params, x: x @ params[0]["W"] > 0}, TypeError, "one array of floats"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(changes, error, sentence):
+    call = dict(f=dense, params=dense_params(jax.random.key(0), (3, 2, 1)), x1=np.ones((2, 3))) | changes
+    with pytest.raises(error, match=sentence):
+        empirical_ntk(**call)
+
+
+def test_numbers_inside_a_network_compile_once():
+    traces = []
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Scaled:
+        scale: float
+
+        def apply(self, params, x):
+            traces.append(1)
+            return self.scale * (x @ params)
+
+    params, x = jnp.ones((3, 2)), jnp.ones((4, 3))
+    kernels = [empirical_ntk(Scaled(scale).apply, params, x) for scale in (1.0, 2.0, 3.0)]
+    first = len(traces)
+    np.testing.assert_allclose(kernels[2], 9 * kernels[0], rtol=1e-14)
+    empirical_ntk(Scaled(4.0).apply, params, x)
+    assert len(traces) == first
+    through = jax.grad(lambda scale: empirical_ntk(Scaled(scale).apply, params, x).sum())(2.0)
+    np.testing.assert_allclose(through, 4 * kernels[0].sum(), rtol=1e-12)
+    traced = jax.jit(lambda scale: empirical_ntk(Scaled(scale).apply, params, x))
+    np.testing.assert_allclose(traced(3.0), kernels[2], rtol=1e-14)
+    empirical_ntk(Scaled(5.0).apply, params, x)  # after the trace: nothing of it was left behind
