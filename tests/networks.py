@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import oracles
+import pytest
 
 import ntkbook as nb
 from ntkbook import AvgPool, Conv, Dense, Erf, Flatten, GlobalAvgPool, LayerNorm, Relu, Repeat, Residual, serial
@@ -28,6 +29,7 @@ class Row:
     sampled: bool = True  # the finite network has all its widths in w, so that it tends to the kernel
     width: int = 128  # of the sampled networks
     seeds: int = 128
+    slow: bool = False  # to compile
     bias: float = 0.03  # allowed systematic error at that width, relative to the largest entry
 
     def __repr__(self):
@@ -35,6 +37,11 @@ class Row:
 
     def inputs(self, n: int, seed: int = 0) -> np.ndarray:
         return np.random.default_rng(seed).normal(size=(n, *self.shape))
+
+
+def marked(row):
+    """The row as a parameter of a test."""
+    return pytest.param(row, marks=pytest.mark.slow) if row.slow else row
 
 
 def relu(pair):
@@ -226,6 +233,7 @@ NETWORKS = [
         chain(conv((3, 3), W_std=1.4, b_std=0.2), relu, pool((2, 2)), conv((2, 2)), relu, flat, dense()),
         width=48,
         bias=0.06,
+        slow=True,
     ),
     Row(
         "overlapping pooling, then dense layers",
@@ -234,6 +242,7 @@ NETWORKS = [
             Conv(w, (1, 1), b_std=0.3), Relu(), AvgPool((2, 2), (2, 1)), GlobalAvgPool(), Dense(w), Relu(), Dense(o)
         ),
         chain(conv((1, 1), b_std=0.3), relu, pool((2, 2), (2, 1)), gap, dense(), relu, dense()),
+        slow=True,
     ),
     Row(
         "convolution in standard parameterization",

@@ -24,7 +24,7 @@ from ntkbook import Dense, GlobalAvgPool, SelfAttention, serial
 def pytest_generate_tests(metafunc):
     if "row" in metafunc.fixturenames:
         rows = [row for row in networks.NETWORKS if "attention" in row.name]
-        metafunc.parametrize("row", rows, ids=repr)
+        metafunc.parametrize("row", [networks.marked(row) for row in rows], ids=repr)
 
 
 def sequences(n, s=4, d=3, seed=0):

@@ -23,7 +23,7 @@ from ntkbook import Dense, Erf, LayerNorm, Relu, Repeat, Residual, serial
 def pytest_generate_tests(metafunc):
     if "row" in metafunc.fixturenames:
         rows = [row for row in networks.NETWORKS if len(row.shape) == 1]
-        metafunc.parametrize("row", rows, ids=repr)
+        metafunc.parametrize("row", [networks.marked(row) for row in rows], ids=repr)
 
 
 def test_a_network_unpacks_into_three_functions():

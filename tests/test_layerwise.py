@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import NETWORKS
 
 from ntkbook import taps
 from ntkbook.empirical import empirical_ntk
@@ -82,7 +83,8 @@ def draw(case):
 
 def contracted_jacobians(f, params, x):
     jacobian = jax.jit(jax.jacrev(f))(params, x)  # reverse mode, all at once
-    flat = np.concatenate([np.reshape(leaf, (len(x), 2, -1)) for leaf in jax.tree.leaves(jacobian)], axis=2)
+    n_outputs = f(params, x).shape[1]
+    flat = np.concatenate([np.reshape(leaf, (len(x), n_outputs, -1)) for leaf in jax.tree.leaves(jacobian)], axis=2)
     return np.einsum("iap,jbp->ijab", flat, flat)
 
 
@@ -127,3 +129,14 @@ def test_long_loops_are_left_alone():
     np.testing.assert_allclose(
         empirical_ntk(f, params, x, method="layerwise"), empirical_ntk(f, params, x, method="jacobian"), rtol=1e-10
     )
+
+
+@pytest.mark.parametrize("row", NETWORKS, ids=repr)
+def test_every_network_of_the_library(row):
+    net = row.network(4, 2)
+    x = jnp.asarray(row.inputs(3))
+    params = net.init(jax.random.key(0), x.shape)[1]
+    flat = lambda params, x: net.apply(params, x).reshape(len(x), -1)  # some keep positions to the end
+    expected = contracted_jacobians(flat, params, x)
+    full = empirical_ntk(net.apply, params, x, x, method="layerwise", outputs="full")
+    np.testing.assert_allclose(full, expected, rtol=1e-9, atol=1e-10 * abs(expected).max())

@@ -1,0 +1,55 @@
+"""Finite networks against their kernels: Monte Carlo over seeds with a standard error, on every row of networks.py.
+
+NNGP: the average of f(x) f(x') over outputs and seeds. NTK: that of the Jacobians' products, by `jax.jacrev` here.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+import ntkbook as nb
+
+pytestmark = pytest.mark.slow
+
+OUTPUTS = 64
+BATCH = 16  # seeds at a time, to bound memory
+
+
+@partial(jax.jit, static_argnames=("net", "shape", "seeds"))
+def samples(net, x, shape, seeds):
+    """Per seed: f f^T / outputs, and the tangent kernel of one output, each (seeds, n, n)."""
+
+    def one(key):
+        _, params = net.value.init(key, (-1, *shape))
+        f = net.value.apply(params, x)
+        f = f.reshape(len(x), -1, OUTPUTS)  # positions that are left come before the outputs
+        rows = jax.jacrev(lambda params: net.value.apply(params, x).reshape(len(x), -1, OUTPUTS)[:, 0, 0])(params)
+        rows = jnp.concatenate([leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(rows)], axis=1)
+        return f[:, 0] @ f[:, 0].T / OUTPUTS, rows @ rows.T
+
+    return jax.lax.map(one, jax.random.split(jax.random.key(0), seeds), batch_size=BATCH)
+
+
+class Static:
+    """A network as a static argument: its numbers are compiled in."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+@pytest.mark.parametrize("row", [row for row in networks.NETWORKS if row.sampled], ids=repr)
+def test_average_over_seeds_is_the_kernel(row):
+    x = jnp.asarray(row.inputs(3))
+    net = row.network(row.width, OUTPUTS)
+    k = nb.kernel(net, x)
+    exact = np.stack([k.nngp, k.ntk])
+    exact = exact.reshape(2, 3, 3, -1)[..., 0]  # the first position, where positions are left
+    drawn = np.stack(samples(Static(net), x, row.shape, row.seeds), 1)
+    mean, standard_error = drawn.mean(0), drawn.std(0, ddof=1) / np.sqrt(row.seeds)
+    size = np.abs(exact).max((1, 2), keepdims=True)
+    excess = np.abs(mean - exact) - 4 * standard_error - row.bias * size
+    assert (excess <= 0).all(), f"off by {excess.max():.3g} beyond 4 standard errors and the bias of this width"
