@@ -22,6 +22,7 @@ from .empirical import empirical_ntk as empirical_ntk
 from .empirical import ntk_vector_product as ntk_vector_product
 from .ensemble import ensemble as ensemble
 from .evidence import log_marginal_likelihood as log_marginal_likelihood
+from .fluctuations import empirical_ntk_statistics as empirical_ntk_statistics
 from .generalization import learning_curve as learning_curve
 from .gram import gram as gram
 from .kernel import Kernel as Kernel
@@ -58,5 +59,6 @@ from .spectrum import kernel_distance as kernel_distance
 from .spectrum import kernel_pca as kernel_pca
 from .spectrum import label_alignment as label_alignment
 from .spectrum import spectrum as spectrum
+from .torch_models import from_torch as from_torch
 from .train import train as train
 from .train import train_ensemble as train_ensemble
