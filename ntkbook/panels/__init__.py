@@ -23,5 +23,6 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "random_outputs": _lazy("wide_networks_are_gaussian", "random_outputs"),
     "circle_kernel": _lazy("infinite_width_ntk", "circle_kernel"),
     "digits_kernel": _lazy("infinite_width_ntk", "digits_kernel"),
+    "linearization": _lazy("linearization", "linearization"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }

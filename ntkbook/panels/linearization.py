@@ -1,0 +1,201 @@
+"""Chapter 04: a network in training beside its own linearization, on five points of a sine.
+
+Both are trained with the same steps from the same start: the network by gradient descent on its weights, the
+linearization in function space by its constant kernel. The networks have one hidden layer and are in float32; their
+weights are drawn once at the largest width and a narrow one is the first units of the widest, so that width, learning
+rate and activation are numbers and nothing is compiled for a new one.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .. import plots
+from ..panel import Panel, choice, powers_of_two, slider, toggle
+
+# of the first layer and of the output layer, as in chapter 00
+SCALES: tuple[dict[str, Any], ...] = {"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1}
+NARROWEST, WIDEST, NETWORKS = 8, 1024, 3
+STEPS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256)
+LATER = np.asarray(STEPS[1:], dtype=float)
+GRID = np.linspace(-np.pi, np.pi, 61)
+X_TRAIN = np.array([-2.4, -1.3, -0.2, 0.9, 2.2])
+Y_TRAIN = np.sin(X_TRAIN) + np.array([0.10, -0.05, 0.15, -0.10, 0.05])  # the noise, drawn once
+HIGHEST = 100.0  # what has diverged stops here
+LOWEST = 1e-3  # of the distances drawn
+
+
+def signals(params, x, width, relu):
+    """Outputs (m,), activations and back-propagated df/dz, (m, n), of one network; what lies beyond width is zero."""
+    (w, b, v, c), (hidden, output) = params, SCALES
+    z = hidden["W_std"] * jnp.outer(x, w) + hidden["b_std"] * b
+    is_unit = jnp.arange(w.size, dtype=w.dtype) < width
+    a = jnp.where(is_unit, jnp.where(relu, jnp.maximum(z, 0), lax.erf(z)), 0)
+    slope = jnp.where(relu, jnp.where(z > 0, 1.0, 0.0), 2 / np.pi**0.5 * jnp.exp(-z * z))
+    scale = output["W_std"] / jnp.sqrt(width)
+    d = jnp.where(is_unit, scale * v * slope, 0)
+    return scale * a @ v + output["b_std"] * c, a, d
+
+
+def kernel_of(x1, x2, signals1, signals2, width):
+    """The tangent kernel of one network, (m1, m2)."""
+    (_, a1, d1), (_, a2, d2) = signals1, signals2
+    hidden, output = SCALES
+    first = hidden["W_std"] ** 2 * jnp.outer(x1, x2) + hidden["b_std"] ** 2
+    return output["W_std"] ** 2 * a1 @ a2.T / width + output["b_std"] ** 2 + (d1 @ d2.T) * first
+
+
+def step(params, x, y, lr, width, relu):
+    """One step of gradient descent on 1/2 the sum of squared errors; none once the outputs have left all bounds."""
+    f, a, d = signals(params, x, width, relu)
+    pull = jnp.where(jnp.abs(f).max() < HIGHEST, lr * (f - y), 0)
+    (w, b, v, c), (hidden, output) = params, SCALES
+    g = d * pull[:, None]
+    return (
+        w - hidden["W_std"] * x @ g,
+        b - hidden["b_std"] * g.sum(0),
+        v - output["W_std"] / jnp.sqrt(width) * pull @ a,
+        c - output["b_std"] * pull.sum(),
+    )
+
+
+@jax.jit
+def _trained(params, x, y, grid, steps, rate, width, relu):
+    """(f, f_lin) at the training points and the grid at each of `steps`: two arrays (networks, steps, points)."""
+    points = jnp.concatenate([x, grid])
+    n = x.size
+
+    def one(params):
+        s = signals(params, points, width, relu)
+        kernel = kernel_of(points, x, s, tuple(part[:n] for part in s), width)
+        lr = rate / jnp.linalg.eigvalsh(kernel[:n])[-1]
+
+        def once(_, both):
+            params, linear = both
+            pull = jnp.where(jnp.abs(linear[:n]).max() < HIGHEST, lr * (linear[:n] - y), 0)
+            return step(params, x, y, lr, width, relu), linear - kernel @ pull
+
+        def until(state, time):
+            both, now = state
+            both = lax.fori_loop(now, time, once, both)
+            return (both, time), (signals(both[0], points, width, relu)[0], both[1])
+
+        return lax.scan(until, ((params, s[0]), 0), steps)[1]
+
+    return lax.map(one, params)
+
+
+@functools.cache
+def _networks():
+    rng = np.random.default_rng(4)
+    normal = lambda *shape: jnp.asarray(rng.standard_normal((NETWORKS, *shape), dtype=np.float32))
+    return normal(WIDEST), normal(WIDEST), normal(WIDEST), normal()
+
+
+@functools.lru_cache(maxsize=512)
+def _runs(rate, width, relu):
+    single = [jnp.asarray(array, dtype=jnp.float32) for array in (X_TRAIN, Y_TRAIN, GRID)]
+    both = _trained(_networks(), *single, jnp.asarray(STEPS), rate, width, relu)
+    return tuple(np.clip(np.asarray(outputs, dtype=float), -HIGHEST, HIGHEST) for outputs in both)
+
+
+def arrays(t, width, rate, relu):
+    """What the panel draws at one setting: network and linearization now, and their distance at all times."""
+    n, at = X_TRAIN.size, STEPS.index(int(t))
+    f, linear = _runs(float(rate), int(width), bool(relu))
+    gaps = np.abs(f - linear)[:, :, n:].max(-1)  # (networks, steps): over the grid
+    loss = lambda outputs: ((outputs[0, -1, :n] - Y_TRAIN) ** 2).sum() / 2
+    return {
+        "start": f[0, 0, n:],
+        "network": f[0, at, n:],
+        "linearized": linear[0, at, n:],
+        "gaps": np.clip(gaps[:, 1:], LOWEST, HIGHEST),
+        "t": np.asarray(max(t, STEPS[1])),
+        "gap": gaps[0, at],
+        "worst": gaps.max(1).mean(),
+        "loss": loss(f),
+        "loss_linearized": loss(linear),
+    }
+
+
+def _build(fig, data):
+    left, right = plots.columns(fig, 1.5, 1, label_room=(0.95, 0.2), gap=0.75)
+    plots.frame(left, "input x", "output f(x)", xlim=(-np.pi, np.pi), ylim=(-3, 3))
+    left.set_xticks(np.pi * np.arange(-2, 3) / 2, ["−π", "−π/2", "0", "π/2", "π"])
+    plots.frame(
+        right,
+        "step",
+        title="distance of f and f_lin",
+        xscale="log",
+        yscale="log",
+        xlim=(1, STEPS[-1]),
+        ylim=(LOWEST, 30),
+    )
+    right.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+    right.set_yticks([1e-3, 1e-2, 0.1, 1, 10], ["0.001", "0.01", "0.1", "1", "10"])
+    right.minorticks_off()
+    plots.points(left, X_TRAIN, Y_TRAIN, "data", markersize=8)
+    return {
+        "start": plots.line(left, GRID, data["start"], "guide", label="start"),
+        "network": plots.line(left, GRID, data["network"], "finite", label="network", linewidth=2),
+        "linearized": plots.line(left, GRID, data["linearized"], "linearized", label="linearized"),
+        "gaps": plots.lines(right, LATER, data["gaps"][1:], "finite", alpha=0.9),
+        "gap": plots.line(right, LATER, data["gaps"][0], "finite", linewidth=2),
+        "now": plots.vertical(right, data["t"], "guide"),
+    }
+
+
+def _update(artists, data):
+    for name in ("start", "network", "linearized"):
+        artists[name].set(GRID, data[name])
+    artists["gaps"].set(LATER, data["gaps"][1:])
+    artists["gap"].set(LATER, data["gaps"][0])
+    artists["now"].set(data["t"])
+
+
+def _number(value):
+    return f"{value:.2g}" if value < HIGHEST / 2 else "more than 50"
+
+
+def _reading(data, state):
+    return (
+        f"Width {state['width']:.0f}, lr λ_max = {state['rate']:.2f}, step {state['t']:.0f}: the two curves differ by "
+        f"{_number(float(data['gap']))} at most; at their worst moment {NETWORKS} networks are off by "
+        f"{_number(float(data['worst']))} on average. Loss at the end: network {_number(float(data['loss']))}, "
+        f"linearized {_number(float(data['loss_linearized']))}."
+    )
+
+
+def linearization() -> Panel:
+    """One network and its linearization learn five points; and the distance of three such pairs over time.
+
+    The learning rate is given as lr * lambda_max, with the largest eigenvalue of that network's own kernel at the
+    start: above 2 the linearization diverges. A new setting of width, rate or activation is trained when it is asked
+    for, and kept. Lee et al. 2019, Theorem 2.1.
+    """
+    return Panel(
+        arrays,
+        _build,
+        _update,
+        {
+            "t": choice("step", STEPS, 64, play=True),
+            "width": powers_of_two("width", NARROWEST, WIDEST, 32, unit="units"),
+            "rate": slider("rate lr λ_max", 0.1, 3.0, 0.5, step=0.1),
+            "relu": toggle("ReLU instead of erf"),
+        },
+        _reading,
+        title="A network and its linearization.",
+        caption="Press play, or drag the step: the network (blue) and its linearization (green, dashed) leave the same "
+        "start together. Right: their largest distance in x, for this network (thick) and two others. Then drag width: "
+        "the distance falls.",
+        presets={
+            "Trained, narrow": {"t": 256, "width": 8, "rate": 0.5, "relu": 0},
+            "Trained, wide": {"t": 256, "width": WIDEST, "rate": 0.5, "relu": 0},
+            "Rate too large": {"t": 256, "width": 256, "rate": 2.2, "relu": 0},
+        },
+        warm=[],
+    )
