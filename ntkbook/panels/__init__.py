@@ -24,5 +24,7 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "circle_kernel": _lazy("infinite_width_ntk", "circle_kernel"),
     "digits_kernel": _lazy("infinite_width_ntk", "digits_kernel"),
     "linearization": _lazy("linearization", "linearization"),
+    "mode_filter": _lazy("closed_form_dynamics", "mode_filter"),
+    "units_of_time": _lazy("closed_form_dynamics", "units_of_time"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }
