@@ -219,8 +219,8 @@ class Gelu(Activation):
 
     def _dual(self, q1, q2, k, s, r, root):
         angle = jnp.arctan2(root, -r)  # pi/2 + arctan(r / root), whose two terms would cancel for opposite points
-        slope, width = r / root, root * jnp.sqrt(1 + q1) * jnp.sqrt(1 + q2)
-        T = k * angle + slope * (k * rest(q1)) * rest(q2) + share(q1) * share(q2) * width
+        slope, width = r / root, root * (jnp.sqrt(1 + q1) * jnp.sqrt(1 + q2))
+        T = k * angle + slope * r * s + share(q1) * share(q2) * width
         bracket = (s / root) ** 2 + rest(q1) + rest(q2)
         return T / (2 * jnp.pi), (angle + slope * bracket) / (2 * jnp.pi)
 

@@ -111,13 +111,15 @@ def _reciprocal_above(x: Array, least: float) -> Array:
 
 
 def _reciprocal_of_root(root: Array) -> Array:
-    """1/root, and 0 where the square of the root underflows: its derivatives would be infinite."""
-    return _reciprocal_above(root, float(jnp.finfo(root.dtype).tiny) ** 0.5)
+    """1/root, and 0 where the square of the root nearly underflows: products of its derivatives would be infinite."""
+    info = jnp.finfo(root.dtype)
+    return _reciprocal_above(root, float(info.tiny / info.eps) ** 0.5)
 
 
 def cosine(q1: Float[Array, "..."], q2: Float[Array, "..."], k: Float[Array, "..."]) -> Float[Array, "..."]:
     """k / sqrt(q1 q2), and 0 for a zero input.
 
-    The square roots are taken apart: the product of two large or two tiny variances would overflow first.
+    The square roots are taken apart: the product of two large or two tiny variances would overflow first. They are
+    multiplied first: then exchanging the points changes no bit.
     """
-    return k * _reciprocal_of_root(safe_sqrt(q1)) * _reciprocal_of_root(safe_sqrt(q2))
+    return k * (_reciprocal_of_root(safe_sqrt(q1)) * _reciprocal_of_root(safe_sqrt(q2)))

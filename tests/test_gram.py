@@ -60,6 +60,8 @@ def test_itself_is_exactly_symmetric_and_exact_on_the_diagonal():
     k = gram(FLAT, x, tile=4)
     np.testing.assert_array_equal(k, k.T)
     np.testing.assert_allclose(np.diag(k), np.diag(nb.ntk(FLAT, x)), rtol=1e-14)
+    mixed = nb.ntk(nb.serial(nb.Dense(1), nb.Gelu(), nb.Dense(1), nb.Erf(), nb.Dense(1), nb.Gaussian(), nb.Dense(1)), x)
+    np.testing.assert_array_equal(mixed, mixed.T)
     x = x.astype(jnp.float32)
     k = gram(FLAT, x, tile=4)
     assert k.dtype == jnp.float32
