@@ -28,7 +28,7 @@ class Row:
     forward_only: bool = False  # a loop of traced length: gradients in forward mode
     sampled: bool = True  # the finite network has all its widths in w, so that it tends to the kernel
     width: int = 128  # of the sampled networks
-    seeds: int = 128
+    seeds: int = 64
     slow: bool = False  # to compile
     bias: float = 0.03  # allowed systematic error at that width, relative to the largest entry
 
