@@ -26,5 +26,6 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "linearization": _lazy("linearization", "linearization"),
     "mode_filter": _lazy("closed_form_dynamics", "mode_filter"),
     "units_of_time": _lazy("closed_form_dynamics", "units_of_time"),
+    "two_ensembles": _lazy("ensembles", "two_ensembles"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }

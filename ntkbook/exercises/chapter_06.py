@@ -1,0 +1,251 @@
+"""Exercises of chapter 06: the mean over time, the covariance of an ensemble, the last layer's variance over time."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..panel import Mission, Panel
+from ..panels.ensembles import TIMES, arrays
+from .checking import Case, Exercise, Mistake, Result, judge
+
+
+def _kernel(seed, n, m):
+    """A kernel matrix of n training points and m others: (n, n), (m, n), (m, m)."""
+    x = np.random.default_rng(seed).uniform(-2, 2, (n + m, 2))
+    k = np.exp(-0.5 * ((x[:, None] - x[None]) ** 2).sum(-1)) + 0.2 * x @ x.T + 0.1 * np.eye(n + m)
+    return k[:n, :n], k[n:, :n], k[n:, n:]
+
+
+def _function(k, f):
+    values, modes = np.linalg.eigh(np.asarray(k))
+    return (modes * f(values)) @ modes.T
+
+
+# ---------------------------------------------------------------- 1: the mean over time
+
+
+def _mean(t, k_train, k_test_train, y, lr, *, rate=1.0, inverse=True, learnt=lambda d: 1 - d):
+    decay = lambda v: learnt(np.exp(-rate * lr * t * v))
+    return k_test_train @ _function(k_train, (lambda v: decay(v) / v) if inverse else decay) @ y
+
+
+def _elementwise(t, k_train, k_test_train, y, lr):
+    return k_test_train @ np.linalg.inv(k_train) @ (np.eye(len(y)) - np.exp(-lr * t * k_train)) @ y
+
+
+def _mean_case(name, seed, n, m, t, lr):
+    k_train, k_test_train, _ = _kernel(seed, n, m)
+    return Case(name, (t, k_train, k_test_train, np.random.default_rng(seed + 1).standard_normal(n), lr))
+
+
+MEAN_AT = Exercise(
+    "check_mean_at",
+    _mean,
+    (
+        _mean_case("four training points, three others", 0, 4, 3, 0.7, 1.0),
+        _mean_case("another learning rate", 10, 4, 3, 2.0, 0.3),
+        _mean_case("one training point", 20, 1, 4, 0.5, 0.8),
+        _mean_case("the start: nothing is learnt", 30, 3, 2, 0.0, 1.0),
+    ),
+    (
+        Mistake(
+            "the inverse kernel is missing: k(x, X) (I - exp(-k t)) y. This formula circulates; at the end of training "
+            "it does not even fit the data. Between k(x, X) and the bracket stands k(X, X)^-1.",
+            partial(_mean, inverse=False),
+        ),
+        Mistake(
+            "the learning rate is missing: it multiplies t in the exponent.",
+            lambda t, k, kx, y, lr: _mean(t, k, kx, y, 1.0),
+        ),
+        Mistake(
+            "there is a 1/n in your exponent. That belongs to the mean loss; this loss is a sum.",
+            lambda t, k, kx, y, lr: _mean(t, k, kx, y, lr, rate=1 / len(y)),
+        ),
+        Mistake(
+            "your exponent has a factor 2. The loss is 1/2 (f - y)^2: the 1/2 cancels the 2 of the square.",
+            partial(_mean, rate=2.0),
+        ),
+        Mistake(
+            "your exponent has a factor 1/2. The 1/2 of the loss has already cancelled the 2 of the square.",
+            partial(_mean, rate=0.5),
+        ),
+        Mistake(
+            "this is what is left to learn, not what has been learnt: I - exp(-k t), not exp(-k t).",
+            partial(_mean, learnt=lambda d: d),
+        ),
+        Mistake(
+            "the sign is turned: at the start nothing is learnt, and then outputs go towards the targets.",
+            partial(_mean, learnt=lambda d: d - 1),
+        ),
+        Mistake(
+            "this is the end of training, kernel regression, for any t.",
+            partial(_mean, learnt=lambda d: 1.0),
+        ),
+        Mistake(
+            "np.exp of a matrix takes the exponential of each entry. The exponential of a matrix acts on its "
+            "eigenvalues: np.linalg.eigh, or scipy.linalg.expm.",
+            _elementwise,
+        ),
+    ),
+    praise="all right: the mean of infinitely many networks, at any time",
+)
+
+
+def check_mean_at(answer: Any) -> Result:
+    """Judge `answer(t, k_train, k_test_train, y, lr)`: the mean of the ensemble at the test points, (m,)."""
+    return judge(answer, MEAN_AT)
+
+
+# ---------------------------------------------------------------- 2: the covariance
+
+
+def _covariance(A, K_train, K_test_train, K_test, *, cross=-1, both=True, last=1):
+    shared = A @ K_test_train.T
+    return K_test + cross * (shared + shared.T if both else shared) + last * A @ K_train @ A.T
+
+
+def _covariance_case(name, seed, n, m):
+    K_train, K_test_train, K_test = _kernel(seed, n, m)
+    A = np.random.default_rng(seed + 1).uniform(-0.5, 1, (m, n))
+    return Case(name, (A, K_train, K_test_train, K_test))
+
+
+COVARIANCE = Exercise(
+    "check_covariance",
+    _covariance,
+    (
+        _covariance_case("three training points, two others", 40, 3, 2),
+        _covariance_case("as many test points as training points", 50, 3, 3),
+        _covariance_case("one training point", 60, 1, 4),
+    ),
+    (
+        Mistake(
+            "the sign of the mixed terms is turned: what training takes away is minus A f_0(X).",
+            partial(_covariance, cross=1),
+        ),
+        Mistake(
+            "only one of the two mixed terms is there: a covariance is symmetric, so A K_Xx comes with its transpose.",
+            partial(_covariance, both=False),
+        ),
+        Mistake(
+            "the last term, A K_XX A^T, is missing: the starts at the training points vary too.",
+            partial(_covariance, last=0),
+        ),
+        Mistake(
+            "the sign of the last term is turned: a square is positive, (-A) K (-A)^T = A K A^T.",
+            partial(_covariance, last=-1),
+        ),
+        Mistake(
+            "only one mixed term, and no last term: that is the posterior's formula. It needs A = K_xX K_XX^-1, and "
+            "here A is given.",
+            partial(_covariance, both=False, last=0),
+        ),
+        Mistake(
+            "these are variances. Return the whole matrix, (m, m).",
+            lambda *arguments: np.diagonal(_covariance(*arguments)),
+        ),
+        Mistake(
+            "this is the covariance at the start. Training changed it.",
+            lambda A, K_train, K_test_train, K_test: K_test,
+        ),
+        Mistake(
+            "your last term has no kernel in it: f_0(X) has the covariance K_XX, not the identity.",
+            lambda A, K_train, K_test_train, K_test: _covariance(A, np.eye(len(K_train)), K_test_train, K_test),
+        ),
+    ),
+    praise="all right: it is (1, -A) times the joint covariance times (1, -A)^T, so it has no negative eigenvalue",
+)
+
+
+def check_covariance(answer: Any) -> Result:
+    """Judge `answer(A, K_train, K_test_train, K_test)`: the covariance of f_0(x) - A f_0(X), (m, m)."""
+    return judge(answer, COVARIANCE)
+
+
+# ---------------------------------------------------------------- 3: the last layer alone
+
+
+def _variance(t, K_train, K_test_train, K_test, *, rate=2.0, inverse=True, sign=-1):
+    learnt = lambda v: -np.expm1(-rate * t * v)
+    middle = _function(K_train, (lambda v: learnt(v) / v) if inverse else learnt)
+    return np.diagonal(K_test) + sign * np.einsum("mn,no,mo->m", K_test_train, middle, K_test_train)
+
+
+def _variance_case(name, seed, n, m, t):
+    return Case(name, (t, *_kernel(seed, n, m)))
+
+
+LAST_LAYER = Exercise(
+    "check_last_layer_variance",
+    _variance,
+    (
+        _variance_case("four training points, three others", 70, 4, 3, 0.4),
+        _variance_case("a later time", 80, 3, 2, 3.0),
+        _variance_case("one training point", 90, 1, 3, 0.2),
+    ),
+    (
+        Mistake(
+            "the 2 in the exponent is missing: a variance is quadratic, so what is left of the start decays twice as "
+            "fast.",
+            partial(_variance, rate=1.0),
+        ),
+        Mistake(
+            "this is the posterior, the end of training, for any t.",
+            lambda t, *kernels: _variance(np.inf, *kernels),
+        ),
+        Mistake(
+            "the inverse kernel is missing: it stands between K(x, X) and the bracket.",
+            partial(_variance, inverse=False),
+        ),
+        Mistake(
+            "the sign is turned: training the last layer takes variance away.",
+            partial(_variance, sign=1),
+        ),
+        Mistake(
+            "these are standard deviations. Return the variances.",
+            lambda *arguments: np.sqrt(_variance(*arguments)),
+        ),
+        Mistake(
+            "this is the whole matrix. Return its diagonal, (m,).",
+            lambda t, K, Kx, Kxx: Kxx - Kx @ _function(K, lambda v: -np.expm1(-2 * t * v) / v) @ Kx.T,
+        ),
+    ),
+    praise="all right: at t = infinity it is the variance of the posterior",
+)
+
+
+def check_last_layer_variance(answer: Any) -> Result:
+    """Judge `answer(t, K_train, K_test_train, K_test)`: the variances when only the last layer is trained, (m,)."""
+    return judge(answer, LAST_LAYER)
+
+
+# ---------------------------------------------------------------- the mission
+
+NEAR = 0.25
+
+
+def mission(panel: Panel) -> Mission:
+    """The first stop at which the last layer's mean is within 0.25 of the posterior's, on the panel "two_ensembles"."""
+    return Mission(
+        panel,
+        "Find the earliest stop of the time slider at which the mean of the last-layer ensemble is within 0.25 of its "
+        "end, the posterior. (How much earlier were the networks with all layers trained?)",
+        _is_earliest,
+        hint="The reading under the picture has the distance from the end. Is it above 0.25 one stop earlier?",
+        hint_after=6,
+    )
+
+
+def _is_earliest(data: dict[str, Any], state: dict[str, float]) -> bool:
+    at = int(np.argmin(np.abs(TIMES - state["t"])))
+    if at == 0 or data["to_end_last_layer"] >= NEAR:
+        return False
+    return float(arrays(**{**state, "t": float(TIMES[at - 1])})["to_end_last_layer"]) >= NEAR
+
+
+EXERCISES = {
+    "mean_at": (check_mean_at, MEAN_AT),
+    "covariance": (check_covariance, COVARIANCE),
+    "last_layer_variance": (check_last_layer_variance, LAST_LAYER),
+}
