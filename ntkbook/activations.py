@@ -1,9 +1,10 @@
 """Activations: phi beside its dual, the Gaussian averages that an infinitely wide layer sees.
 
 For (u, v) Gaussian with variances q1, q2 and covariance k, `dual(q1, q2, k)` is the pair T = E[phi(u) phi(v)] and
-Tdot = E[phi'(u) phi'(v)]. By Price's theorem Tdot = dT/dk, and the tests hold every class to it. A new activation is a
-class with `phi` and `dual`, a name in `__init__`, a row in the test's list. Here: the contract, the activations with
-a kink or a jump at zero, erf and GELU. Others: smooth_activations.py, numeric_activations.py. Notebook 02 draws all.
+Tdot = E[phi'(u) phi'(v)]. By Price's theorem Tdot = dT/dk where phi does not jump, and the tests hold every class to
+it. A new activation is a class with `phi` and `dual`, a name in `__init__`, a row in the test's list. Here: the
+contract, the activations with a kink or a jump at zero, erf and GELU. Others: smooth_activations.py,
+numeric_activations.py. Notebook 02 draws all.
 """
 
 from typing import Any
