@@ -27,5 +27,6 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "mode_filter": _lazy("closed_form_dynamics", "mode_filter"),
     "units_of_time": _lazy("closed_form_dynamics", "units_of_time"),
     "two_ensembles": _lazy("ensembles", "two_ensembles"),
+    "classifier": _lazy("beyond_squared_loss", "classifier"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }
