@@ -234,6 +234,6 @@ def _fit(function, state, x, y, plan):
     return fit
 
 
-def is_weight(leaf: Array) -> bool:
+def is_weight(leaf: Any) -> bool:
     """Is this the weight of a layer, rather than an offset or a count?"""
     return leaf.ndim >= 2 and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
