@@ -18,15 +18,17 @@ def _lazy(chapter: str, function: str) -> Callable[[], Panel]:
 
 PANELS: dict[str, Callable[[], Panel]] = {
     "sine_ensemble": _lazy("start_here", "sine_ensemble"),
+    "random_outputs": _lazy("wide_networks_are_gaussian", "random_outputs"),
     "one_example": _lazy("kernel_gradient", "one_example"),
     "two_outputs": _lazy("kernel_gradient", "two_outputs"),
-    "random_outputs": _lazy("wide_networks_are_gaussian", "random_outputs"),
     "circle_kernel": _lazy("infinite_width_ntk", "circle_kernel"),
     "digits_kernel": _lazy("infinite_width_ntk", "digits_kernel"),
     "linearization": _lazy("linearization", "linearization"),
     "mode_filter": _lazy("closed_form_dynamics", "mode_filter"),
     "units_of_time": _lazy("closed_form_dynamics", "units_of_time"),
     "two_ensembles": _lazy("ensembles", "two_ensembles"),
+    "straight_line": _lazy("kernel_principal_components", "straight_line"),
+    "noisy_labels": _lazy("kernel_principal_components", "noisy_labels"),
     "classifier": _lazy("beyond_squared_loss", "classifier"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }
