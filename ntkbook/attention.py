@@ -16,6 +16,7 @@ from jaxtyping import Array
 from . import checks
 from .activations import Activation, Identity, Relu
 from .kernel import Kernel, Layer, like, pytree, static
+from .layers import standard_normals
 from .positions import diagonal_of_pairs
 
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -64,7 +65,6 @@ class SelfAttention(Layer):
 
     def init(self, key, input_shape):
         _, s, channels = _check_sequence(input_shape)
-        keys = jax.random.split(key, 6)
         shapes = {
             "query": (self.heads, channels, self.key_width),
             "key": (self.heads, channels, self.key_width),
@@ -73,8 +73,7 @@ class SelfAttention(Layer):
             "bias": (self.width,),
             "position": (s, channels),
         }
-        params = {name: jax.random.normal(k, shape) for (name, shape), k in zip(shapes.items(), keys)}
-        return (input_shape[0], s, self.width), params
+        return (input_shape[0], s, self.width), dict(zip(shapes, standard_normals(key, tuple(shapes.values()))))
 
     def apply(self, params, x):
         _, s, channels = _check_sequence(x.shape)

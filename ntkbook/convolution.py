@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from . import checks
 from .kernel import Kernel, Layer, pytree, static
-from .layers import affine_kernel, affine_weights, check_affine, scale_params
+from .layers import affine_kernel, affine_weights, check_affine, scale_params, standard_normals
 from .positions import diagonal, diagonal_of_pairs, one_sided, position_axes
 
 Axes = list[tuple[int, ...]]
@@ -58,15 +58,13 @@ class Conv(Layer):
 
     def init(self, key, input_shape):
         _check_positions(len(input_shape) - 2, self.filter_shape, "Conv")
-        key_W, key_b = jax.random.split(key)
-        W = jax.random.normal(key_W, (*self.filter_shape, input_shape[-1], self.channels))
-        b = jax.random.normal(key_b, (self.channels,))
+        params = standard_normals(key, ((*self.filter_shape, input_shape[-1], self.channels), (self.channels,)))
         sizes = input_shape[1:-1]
         out = [
             (size + sum(pad) - window) // stride + 1
             for size, pad, window, stride in zip(sizes, self._pads(sizes), self.filter_shape, self.strides)
         ]
-        return (input_shape[0], *out, self.channels), scale_params(self, (W, b), self._fan_in(input_shape[-1]))
+        return (input_shape[0], *out, self.channels), scale_params(self, params, self._fan_in(input_shape[-1]))
 
     def apply(self, params, x):
         _check_positions(x.ndim - 2, self.filter_shape, "Conv")

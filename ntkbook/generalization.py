@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from . import checks
 from .activations import Activation
+from .layers import standard_normals
 from .spectrum import eigenmodes
 
 _HALVINGS = 200
@@ -225,10 +226,8 @@ def _finite_ntk_errors(keys, activation, width, data, ridge):
     ridge = jnp.asarray(ridge).astype(x_train.dtype)
 
     def error(key):
-        key_W, key_a = jax.random.split(key)
         d = x_train.shape[1]
-        W = jax.random.normal(key_W, (width, d), x_train.dtype)
-        a = jax.random.normal(key_a, (width,), x_train.dtype)
+        W, a = standard_normals(key, ((width, d), (width,)), x_train.dtype)
 
         def signals(x):
             """(phi(z), a phi'(z)), each (n, width), at the preactivations z."""

@@ -5,6 +5,9 @@ Parameters follow the NTK parameterization: all are drawn from N(0, 1), and the 
 derives the rule of Dense, notebook 09 its other parameterization.
 """
 
+from collections.abc import Sequence
+from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -38,10 +41,8 @@ class Dense(Layer):
         check_affine(self)
 
     def init(self, key, input_shape):
-        key_W, key_b = jax.random.split(key)
-        W = jax.random.normal(key_W, (input_shape[-1], self.width))
-        b = jax.random.normal(key_b, (self.width,))
-        return (*input_shape[:-1], self.width), scale_params(self, (W, b), input_shape[-1])
+        params = standard_normals(key, ((input_shape[-1], self.width), (self.width,)))
+        return (*input_shape[:-1], self.width), scale_params(self, params, input_shape[-1])
 
     def apply(self, params, x):
         W, b = affine_weights(self, params, x.shape[-1])
@@ -49,6 +50,14 @@ class Dense(Layer):
 
     def kernel(self, k):
         return affine_kernel(self, k, fan_in=k.width)
+
+
+@partial(jax.jit, static_argnames=("shapes", "dtype"))
+def standard_normals(key: Array, shapes: tuple[tuple[int, ...], ...], dtype: Any = float) -> list[Array]:
+    """Independent arrays of `shapes` from N(0, 1), by one draw: a generator is compiled for each, and slowly."""
+    ends = [sum(map(prod, shapes[:i])) for i in range(len(shapes) + 1)]
+    drawn = jax.random.normal(key, (ends[-1],), dtype)
+    return [drawn[start:end].reshape(shape) for start, end, shape in zip(ends, ends[1:], shapes)]
 
 
 # What Dense and Conv share: a linear map with fan-in n, in one of two parameterizations.
@@ -66,7 +75,7 @@ def _scales(layer: Any, array: Array) -> tuple[Array, Array]:
     return like(layer.W_std, array), like(0.0 if layer.b_std is None else layer.b_std, array)
 
 
-def scale_params(layer: Any, params: tuple[Array, Array], fan_in: int) -> tuple[Array, Array]:
+def scale_params(layer: Any, params: Sequence[Array], fan_in: int) -> tuple[Array, Array]:
     """Draws from N(0, 1) as the parameters of the layer: the standard parameterization scales them at the start."""
     W, b = params
     if layer.parameterization == "ntk":
