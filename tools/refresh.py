@@ -64,6 +64,17 @@ def clean(notebook):
             cell.metadata.pop(name, None)
         if cell.cell_type == "code":
             cell.outputs = merged(cell.outputs)
+    number_widgets(notebook)
+
+
+def number_widgets(notebook):
+    """Names of widgets are drawn at random: here they are counted."""
+    numbers = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+            if view:
+                view["model_id"] = f"{numbers.setdefault(view['model_id'], len(numbers)):032x}"
 
 
 def merged(outputs):
