@@ -133,26 +133,27 @@ def browser_side(chromium, server, name: str, panel) -> dict:
 
 
 def presses(shown, handle: int) -> list[float]:
-    """Seconds of the presses on one handle of a panel, in the direction that has room."""
-    key = "ArrowLeft" if shown.is_at_its_end(handle) else "ArrowRight"
-    times = []
-    while len(times) < PRESSES and not (key == "ArrowRight" and shown.is_at_its_end(handle)):
-        times.append(shown.press(handle, key) / 1e3)
-    return times
+    """Seconds of the presses on one handle of a panel."""
+    return [shown.press(handle, key) / 1e3 for key in keys_with_room(shown.handles.nth(handle))]
 
 
 def presses_on_interact(lab, output, handle: int) -> list[float]:
     grip = output.locator(".noUi-handle").nth(handle)
-    value = lambda: (float(grip.get_attribute("aria-valuenow")), float(grip.get_attribute("aria-valuemax")))
-    key = "ArrowLeft" if value()[0] >= value()[1] else "ArrowRight"
     times = []
-    while len(times) < PRESSES and not (key == "ArrowRight" and value()[0] >= value()[1]):
+    for key in keys_with_room(grip):
         grip.focus()
         output.evaluate(_WATCH_OUTPUT)
         lab.page.keyboard.press(key)
         lab.page.wait_for_function("() => window.ntkbookWatch.shown !== null")
         times.append(lab.page.evaluate("() => window.ntkbookWatch.shown - window.ntkbookWatch.pressed") / 1e3)
     return times
+
+
+def keys_with_room(grip) -> list[str]:
+    """The keys to press: as many as asked for, or as lead from here to the end, in the direction that has room."""
+    low, now, high = (round(float(grip.get_attribute(f"aria-value{word}"))) for word in ("min", "now", "max"))
+    key, room = ("ArrowLeft", now - low) if now >= high else ("ArrowRight", high - now)
+    return [key] * min(PRESSES, room)
 
 
 def flooded(shown, panel) -> dict:

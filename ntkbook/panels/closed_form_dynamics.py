@@ -131,7 +131,7 @@ def _filter_update(artists, data):
 
 def _filter_reading(data, state):
     error = lambda name: f"{float(data[name]):.3f}" if float(data[name]) < 100 else "out of range"
-    share = lambda name: f"{float(data[name]):.1%}" if abs(float(data[name])) < 10 else "a growing multiple"
+    share = lambda name: f"{float(data[name]):z.1%}" if abs(float(data[name])) < 10 else "a growing multiple"
     eta = state["rate"] / float(modes().lam[0])
     return (
         f"Step {state['step']:.0f}, η λ_max = {state['rate']:.3g} (η = {eta:.3g}), momentum {state['momentum']:.2f}, "

@@ -196,12 +196,12 @@ def _update(artists, data):
 
 def _reading(data, state):
     each = [
-        f"{name}: mean {float(data[f'to_end_{way}']):.2f} from its end, the network {float(data[f'off_{way}']):.2f} "
+        f"{name.capitalize()}: mean {float(data[f'to_end_{way}']):.2f} from its end, the network {float(data[f'off_{way}']):.2f} "
         "from its own prediction"
         for way, name in WAYS.items()
     ]
     now = f"t = {state['t']:.3g}, width {state['width']:.0f}, network {state['network']:.0f}. "
-    return now + "; ".join(each) + " (root mean squares)."
+    return now + ". ".join(each) + " (root mean squares)."
 
 
 def two_ensembles() -> Panel:

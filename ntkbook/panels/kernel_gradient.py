@@ -184,7 +184,7 @@ def one_example() -> Panel:
         title="One step on one example.",
         caption="Press the buttons to change the model, and drag the example x₀: the step that was asked for at the "
         "star moves the other predictions too (left). The green curve, one row of the kernel, says how much (right).",
-        presets={MODELS[i].name.capitalize(): {"model": i} for i in MODELS},
+        presets={model.name[0].upper() + model.name[1:]: {"model": i} for i, model in MODELS.items()},
         size=(9.5, 3.6),
         warm=[],
     )
