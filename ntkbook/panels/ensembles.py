@@ -196,8 +196,8 @@ def _update(artists, data):
 
 def _reading(data, state):
     each = [
-        f"{name.capitalize()}: mean {float(data[f'to_end_{way}']):.2f} from its end, the network {float(data[f'off_{way}']):.2f} "
-        "from its own prediction"
+        f"{name.capitalize()}: mean {float(data[f'to_end_{way}']):.2f} from its end, "
+        f"the network {float(data[f'off_{way}']):.2f} from its own prediction"
         for way, name in WAYS.items()
     ]
     now = f"t = {state['t']:.3g}, width {state['width']:.0f}, network {state['network']:.0f}. "
