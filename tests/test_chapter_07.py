@@ -129,7 +129,8 @@ def test_the_ends_are_finite(noisy, share):
 
 
 def test_missions_are_met_where_the_solutions_say(straight, noisy):
-    straight.reset(), noisy.reset()
+    straight.reset()
+    noisy.reset()
     line, stop = chapter_07.mission_straight(straight), chapter_07.mission_stop(noisy)
     for width, size in ((32, 0.1), (64, 0.5), (128, 0.1)):
         straight.set(t=4, width=width, size=size)
