@@ -149,8 +149,8 @@ def test_the_finite_ntk_peaks_where_parameters_are_as_many_as_examples():
     below, peak, above = (float(jnp.median(run(width))) for width in (4, 12, 60))  # 28, 84 and 420 parameters
     assert peak > 5 * below and peak > 5 * above
     wide = run(60)[0]
-    key_W, key_a = jax.random.split(jax.random.split(jax.random.key(0), 12)[0])
-    params = {"W": jax.random.normal(key_W, (60, d)), "a": jax.random.normal(key_a, (60,))}
+    drawn = jax.random.normal(jax.random.split(jax.random.key(0), 12)[0], (60 * d + 60,))
+    params = {"W": drawn[: 60 * d].reshape(60, d), "a": drawn[60 * d :]}
     f = lambda p, x: jax.scipy.special.erf(x @ p["W"].T / d**0.5) @ p["a"] / 60**0.5
     features = lambda x: np.concatenate(
         [np.asarray(J).reshape(len(x), -1) for J in jax.jacobian(f)(params, x).values()], 1

@@ -44,7 +44,7 @@ def test_dense_is_its_formula(key):
     layer = Dense(5, 1.5, 0.3)
     _, (W, b) = layer.init(key, x.shape)
     assert W.shape == (3, 5) and b.shape == (5,)
-    np.testing.assert_allclose(layer.apply((W, b), x), 1.5 / np.sqrt(3) * x @ W + 0.3 * b, rtol=1e-14)
+    np.testing.assert_allclose(layer.apply((W, b), x), 1.5 / np.sqrt(3) * x @ W + 0.3 * b, rtol=1e-14, atol=1e-14)
 
 
 def test_dense_in_standard_parameterization_is_its_formula(key):
