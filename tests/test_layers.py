@@ -40,11 +40,14 @@ def test_a_network_unpacks_into_three_functions():
 
 
 def test_dense_is_its_formula(key):
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
-    layer = Dense(5, 1.5, 0.3)
-    _, (W, b) = layer.init(key, x.shape)
-    assert W.shape == (3, 5) and b.shape == (5,)
-    np.testing.assert_allclose(layer.apply((W, b), x), 1.5 / np.sqrt(3) * x @ W + 0.3 * b, rtol=1e-14, atol=1e-14)
+    on_grid = lambda array: (
+        jnp.round(64 * array) / 64
+    )  # so that each product and sum is exact, and so is the comparison
+    x = on_grid(np.random.default_rng(0).normal(size=(4, 4)))
+    layer = Dense(5, 1.5, 0.25)
+    W, b = map(on_grid, layer.init(key, x.shape)[1])
+    assert W.shape == (4, 5) and b.shape == (5,)
+    np.testing.assert_array_equal(layer.apply((W, b), x), 1.5 / np.sqrt(4) * x @ W + 0.25 * b)
 
 
 def test_dense_in_standard_parameterization_is_its_formula(key):
@@ -115,3 +118,17 @@ def test_residual_refuses_a_branch_that_is_correlated_with_its_input(layers):
     x = jnp.ones((2, 3))
     with pytest.raises(ValueError, match="Expected .*, got "):
         nb.kernel(serial(Dense(8), Residual(*layers), Dense(1)), x)
+
+
+def test_all_parameters_are_independent_draws(key):
+    layers = Dense(400, 1.0, 1.0), Relu(), Dense(400, 1.0, 1.0)
+    (W1, b1), _, (W2, b2) = jax.vmap(lambda k: serial(*layers).init(k, (1, 3))[1])(jax.random.split(key, 50))
+    draws = [np.asarray(a).reshape(50, -1) for a in (W1, b1, W2, b2)]
+    for array in draws:
+        assert abs(array.mean()) < 4 / array.size**0.5
+        assert abs(array.var() - 1) < 4 * (2 / array.size) ** 0.5
+    flat = np.concatenate([array[:, :400] for array in draws], 1)
+    assert len(np.unique(flat)) == flat.size  # no number serves twice
+    for i in range(4):
+        for j in range(i):
+            assert abs((draws[i][:, :400] * draws[j][:, :400]).mean()) < 4 / (50 * 400) ** 0.5
