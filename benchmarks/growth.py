@@ -45,11 +45,13 @@ def peer(case: dict):
 
 
 def summaries(rows: list[dict]) -> dict:
-    """Exponents p of time ~ size^p, by least squares on the logarithms of the largest sizes of each side."""
+    """Exponents p of time ~ size^p, by least squares on the logarithms of the largest sizes that both sides took."""
     exponents = {}
     for what, (_, _, count) in SIZES.items():
         for side in ("ours", "peer"):
-            taken = [(r["case"][what], r[side]["minimum_s"]) for r in rows if r["case"]["grows"] == what and side in r]
+            taken = [
+                (r["case"][what], r[side]["minimum_s"]) for r in rows if r["case"]["grows"] == what and "peer" in r
+            ]
             sizes, seconds = np.log(np.array(taken[-count:])).T
             exponents[f"{side}, {what}"] = round(float(np.polyfit(sizes, seconds, 1)[0]), 2)
     for name, exponent in exponents.items():

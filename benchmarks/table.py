@@ -17,7 +17,7 @@ def main():
         for row in shown(results[name]["rows"]):
             print(line(row))
     if "growth" in results:
-        print("\n| cost grows as | ntkbook | neural-tangents |")
+        print("\n| cost grows, over the largest sizes that both took, as | ntkbook | neural-tangents |")
         print("|---|---|---|")
         exponents = results["growth"]["exponents"]
         for what in dict.fromkeys(key.split(", ")[1] for key in exponents):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,3 +184,18 @@ def test_a_half_made_environment_is_made_anew(install, monkeypatch, damage):
     assert remade == ["notebook"]
     assert not (venv / "leftover").exists() and not (venv / "ntkbook.incomplete").exists()
     assert json.loads((venv / "ntkbook.json").read_text())["includes"] == ["notebook"]
+
+
+def test_a_notebook_that_is_run_again_has_the_same_widget_names():
+    kind = "application/vnd.jupyter.widget-view+json"
+    view = lambda name: nbformat.v4.new_output("display_data", {kind: {"model_id": name}})
+
+    def renamed(names):
+        cells = [nbformat.v4.new_code_cell(outputs=[view(name)]) for name in names]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        load("refresh").clean(notebook)
+        return [cell.outputs[0].data[kind]["model_id"] for cell in notebook.cells]
+
+    first = renamed(["a" * 32, "b" * 32, "a" * 32])
+    assert first == renamed(["c" * 32, "d" * 32, "c" * 32])
+    assert first[0] == first[2] != first[1]
