@@ -29,7 +29,7 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
     if x is None or isinstance(x, (str, bytes, dict)):
         raise TypeError(f"Expected {name} to be an array of floats, got {describe(x)}. Pass a numpy or jax array.")
     try:
-        array = jnp.asarray(x)
+        array = x if isinstance(x, jax.Array) else jnp.asarray(x)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"Expected {name} to be an array of floats, got {describe(x)}: {error}. Are all rows of equal length?"

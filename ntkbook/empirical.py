@@ -19,6 +19,7 @@ from .functions import (
     Function,
     as_function,
     check_independent,
+    check_params,
     coupling,
     outputs_of,
     partition,
@@ -66,7 +67,7 @@ def empirical_ntk(
     if isinstance(f, TorchFunction):
         return torch_ntk(f, params, x1, x2, method=method, full=outputs == "full", memory=memory)
     function = as_function(f)
-    partition(params)
+    check_params(params)
     kernel, gap = _empirical_ntk(function, params, x1, x2, method=method, outputs=outputs, memory=memory)
     check_independent(gap)
     return kernel
@@ -85,7 +86,7 @@ def empirical_nngp(
         out1 = f(params, x1).reshape(len(x1), -1)
         out2 = out1 if x2 is None else f(params, x2).reshape(len(x2), -1)
         return out1 @ out2.T / out1.shape[1]
-    partition(params)
+    check_params(params)
     kernel, gap = _empirical_nngp(as_function(f), params, x1, x2)
     check_independent(gap)
     return kernel
@@ -108,7 +109,7 @@ def ntk_vector_product(
     if isinstance(f, TorchFunction):
         return torch_product(f, params, x1, x2)
     function = as_function(f)
-    partition(params)
+    check_params(params)
     require_independent(function, params, x1)
 
     def product(v: Float[Array, "n2 o"]) -> Float[Array, "n1 o"]:

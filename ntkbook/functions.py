@@ -102,28 +102,38 @@ def partition(params: Any) -> tuple[list[jax.Array], Callable[[list], Any]]:
     Whole numbers, booleans and random keys among the leaves are held constant.
 
     Raises:
-        TypeError: for leaves that are no arrays, or if no leaf is floating.
+        TypeError: as `check_params`.
     """
+    check_params(params)
     leaves, structure = jax.tree.flatten(params)
-    for leaf in leaves:
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int)):
-            raise TypeError(
-                f"Expected params to hold arrays only, got a leaf {checks.describe(leaf)}. "
-                "Split the model first, as in equinox.partition(model, equinox.is_inexact_array)."
-            )
-    is_float = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
-    if not any(is_float):
-        raise TypeError(
-            "Expected params with at least one floating array, got none. Did the call swap params and x?"
-            if leaves
-            else "Expected params with at least one floating array, got an empty tree. Pass what net.init returned."
-        )
+    is_float = [_is_float(leaf) for leaf in leaves]
 
     def rebuild(floats: list) -> Any:
         new = iter(floats)
         return jax.tree.unflatten(structure, [next(new) if f else leaf for f, leaf in zip(is_float, leaves)])
 
     return [jnp.asarray(leaf) for f, leaf in zip(is_float, leaves) if f], rebuild
+
+
+def check_params(params: Any) -> None:
+    """Raises TypeError for leaves that are no arrays, or if no leaf is floating."""
+    leaves = jax.tree.leaves(params)
+    for leaf in leaves:
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int)):
+            raise TypeError(
+                f"Expected params to hold arrays only, got a leaf {checks.describe(leaf)}. "
+                "Split the model first, as in equinox.partition(model, equinox.is_inexact_array)."
+            )
+    if not any(map(_is_float, leaves)):
+        raise TypeError(
+            "Expected params with at least one floating array, got none. Did the call swap params and x?"
+            if leaves
+            else "Expected params with at least one floating array, got an empty tree. Pass what net.init returned."
+        )
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, float) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def outputs_of(function: Callable, params: Any, x: jax.Array) -> jax.Array:

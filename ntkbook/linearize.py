@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from . import checks
-from .functions import Function, as_function, partition
+from .functions import Function, as_function, check_params, partition
 from .torch_models import TorchFunction, torch_expansion
 
 
@@ -62,7 +62,7 @@ def taylor_expand(f: Callable, params_0: Any, order: int) -> Callable:
     checks.whole_number(order, "order")
     if isinstance(f, TorchFunction):
         return torch_expansion(f, params_0, order)
-    partition(params_0)
+    check_params(params_0)
     return TaylorExpansion(as_function(f), params_0, order)
 
 

@@ -22,10 +22,10 @@ from .functions import (
     Examples,
     Function,
     as_function,
+    check_params,
     init_and_apply,
     initial_params,
     outputs_of,
-    partition,
     require_independent,
 )
 from .history import History
@@ -84,7 +84,7 @@ def train(
     if isinstance(f, TorchFunction):
         raise TypeError("Expected a function that JAX can differentiate, got a PyTorch module. Train it in PyTorch.")
     function, rates = as_function(f), {"lr": lr, "momentum": momentum}
-    partition(params)
+    check_params(params)
     require_independent(function, params, data["x"])
     state = start(params, jax.random.key(0) if key is None else key, data["x"], plan)
     go_on = functools.partial(advance, function, data=data, rates=rates, plan=plan)
