@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from . import checks
 from .spectrum import rank_tolerance
-from .targets import apply_at, kernel_at, outputs_at
+from .targets import outputs_at, outputs_elsewhere
 
 DENSE_LIMIT = 5000  # rows; the eigendecomposition takes about half a minute there, on two cores
 
@@ -88,11 +88,7 @@ class KrylovFlow:
         self, t: ArrayLike, k_test_train: ArrayLike, f0_train: ArrayLike = 0.0, f0_test: ArrayLike = 0.0
     ) -> Float[Array, "..."]:
         """The outputs at other points: f0(x) + k(x, X) alpha, with `k_test_train` (m, n) or (m, n, o, o)."""
-        k = kernel_at(k_test_train, self.y, self.is_full).astype(self.y.dtype)
-        f0_test = outputs_at(f0_test, (k.shape[0], *self.y.shape[1:]), self.y.dtype, "f0_test")
-        alpha = self.coefficients(t, f0_train)
-        at = lambda alpha: f0_test + apply_at(k, alpha, self.is_full)
-        return jax.vmap(at)(alpha) if alpha.ndim > self.y.ndim else at(alpha)
+        return outputs_elsewhere(self, t, k_test_train, f0_train, f0_test)
 
     def _rows(self) -> int:
         return self.y.size if self.is_full else self.y.shape[0]

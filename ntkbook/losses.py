@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from . import checks
 from .kernel import pytree, static
-from .targets import apply_at, kernel_at, outputs_at, train_kernel
+from .targets import outputs_at, outputs_elsewhere, train_kernel
 
 
 def squared(outputs: Array, targets: Array) -> Array:
@@ -54,11 +54,7 @@ class FunctionFlow:
         self, t: ArrayLike, k_test_train: ArrayLike, f0_train: ArrayLike = 0.0, f0_test: ArrayLike = 0.0
     ) -> Float[Array, "..."]:
         """The outputs at other points, with `k_test_train` (m, n), or (m, n, o, o) for a full kernel."""
-        k = kernel_at(k_test_train, self.y, self.is_full).astype(self.y.dtype)
-        f0_test = outputs_at(f0_test, (k.shape[0], *self.y.shape[1:]), self.y.dtype, "f0_test")
-        alpha = self.coefficients(t, f0_train)
-        at = lambda alpha: f0_test + apply_at(k, alpha, self.is_full)
-        return jax.vmap(at)(alpha) if alpha.ndim > self.y.ndim else at(alpha)
+        return outputs_elsewhere(self, t, k_test_train, f0_train, f0_test)
 
     def coefficients(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
         """alpha(t) of the shape of y, with f_t(x) = f0(x) + sum_j k(x, x_j) alpha_j.

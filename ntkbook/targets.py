@@ -7,6 +7,7 @@ outputs and predictions have one shape, (n,) or (n, o). dynamics.py, losses.py a
 import warnings
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -68,3 +69,13 @@ def warn_of_rank(rank: int, n: int) -> None:
 def apply_at(k: Array, alpha: Array, is_full: bool) -> Array:
     """k(x, X) alpha for coefficients of the shape of y: (m, *outputs)."""
     return jnp.einsum("mnpq,nq->mp", k, alpha) if is_full else k @ alpha
+
+
+def outputs_elsewhere(dynamics: Any, t: Any, k_test_train: Any, f0_train: Any, f0_test: Any) -> Array:
+    """f0(x) + k(x, X) alpha_t of dynamics that have `coefficients`, for one time or many; checked first."""
+    y, is_full = dynamics.y, dynamics.is_full
+    k = kernel_at(k_test_train, y, is_full).astype(y.dtype)
+    f0_test = outputs_at(f0_test, (k.shape[0], *y.shape[1:]), y.dtype, "f0_test")
+    alpha = dynamics.coefficients(t, f0_train)
+    at = lambda alpha: f0_test + apply_at(k, alpha, is_full)
+    return jax.vmap(at)(alpha) if alpha.ndim > y.ndim else at(alpha)

@@ -29,6 +29,7 @@ class Row:
     sampled: bool = True  # the finite network has all its widths in w, so that it tends to the kernel
     width: int = 128  # of the sampled networks
     seeds: int = 64
+    drawn_by_init: bool = False  # parameters by `init`; those of the others, all N(0, 1), by numpy, which is quicker
     slow: bool = False  # to compile
     bias: float = 0.03  # allowed systematic error at that width, relative to the largest entry
 
@@ -110,6 +111,7 @@ NETWORKS = [
         (3,),
         lambda w, o: serial(Dense(w, 1.5, 0.3), Relu(), Dense(o, 1.2, 0.1)),
         chain(dense(1.5, 0.3), relu, dense(1.2, 0.1)),
+        drawn_by_init=True,
     ),
     Row(
         "erf, three hidden layers",
@@ -138,6 +140,7 @@ NETWORKS = [
             Dense(o, 1.1, 0.2, **standard),
         ),
         chain(dense(1.4, 0.3, "standard"), relu, dense(1.4, 0.3, "standard"), relu, dense(1.1, 0.2, "standard")),
+        drawn_by_init=True,
     ),
     Row(
         "standard parameterization without biases, between others",
@@ -146,6 +149,7 @@ NETWORKS = [
             Dense(w, 1.4, None, **standard), Erf(), Dense(w, 1.2, 0.1), Relu(), Dense(o, 1.1, None, **standard)
         ),
         chain(dense(1.4, None, "standard"), erf, dense(1.2, 0.1), relu, dense(1.1, None, "standard")),
+        drawn_by_init=True,
     ),
     Row(
         "residual",
@@ -253,6 +257,7 @@ NETWORKS = [
         chain(
             conv((3, 3), W_std=1.4, b_std=0.2, parameterization="standard"), relu, flat, dense(1.1, None, "standard")
         ),
+        drawn_by_init=True,
     ),
     Row(
         "residual convolution with layer norm",

@@ -34,9 +34,9 @@ def samples(net, x, params):
 
 
 def drawn(row, net):
-    """Parameters of all seeds. In NTK parameterization all are N(0, 1), and numpy draws them without compiling."""
+    """Parameters of all seeds: in NTK parameterization all are N(0, 1), and numpy draws them without compiling."""
     init = lambda key: net.init(key, (-1, *row.shape))[1]
-    if "standard" in row.name or row.name.startswith("relu, one"):
+    if row.drawn_by_init:
         return jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(0), row.seeds))
     shapes, rng = jax.eval_shape(init, jax.random.key(0)), np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.standard_normal((row.seeds, *leaf.shape)), shapes)
