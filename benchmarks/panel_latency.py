@@ -4,10 +4,11 @@
 names of panels it only prints. For each panel, one notebook holds it and `ipywidgets.interact` with the same
 computation, the same figure (at half the resolution, as notebooks do) and sliders at the same places; keys are pressed
 on the one, then on the other. The times are the browser's, from the key to the decoded picture. Beside them: the time
-of a move in Python alone, a flood of keys, and the memory of a panel that is moved two thousand times. On a quiet
-machine, please.
+of a move in Python alone, and of the sharp picture when the handle rests; a flood of keys; and the memory of a panel
+that is moved two thousand times. On a quiet machine, please.
 """
 
+import asyncio
 import sys
 import tempfile
 import time
@@ -76,7 +77,8 @@ def main(names: list[str]) -> None:
         chromium = play.chromium.launch(executable_path=path, args=flags)
         for name in names or PANELS:
             panel = PANELS[name]()
-            row = {"case": {"label": name}, "python": python_side(panel), **browser_side(chromium, server, name, panel)}
+            row = {"case": {"label": name}, **asyncio.run(python_side(panel))}
+            row |= browser_side(chromium, server, name, panel)
             row["times_faster"] = row["interact"]["median_s"] / row["ours"]["median_s"]
             rows.append(row)
             print(line(row), flush=True)
@@ -90,7 +92,8 @@ def line(row: dict) -> str:
     ours, other, python = (pairing.duration(row[side]["median_s"]) for side in ("ours", "interact", "python"))
     flood = row["flood"]
     return (
-        f"{row['case']['label']:28} {ours} from key to picture, interact {other}; python alone {python}; "
+        f"{row['case']['label']:28} {ours} from key to picture, interact {other}; python alone {python}, "
+        f"at rest {pairing.duration(row['at_rest']['median_s'])}; "
         f"{flood['keys']} keys: {flood['pictures']} pictures, the last {flood['late_s'] * 1e3:.0f} ms late"
     )
 
@@ -102,17 +105,23 @@ def places(control) -> list[int]:
     return [min(max(start + step * i, 0), control.steps) for i in range(1, PRESSES + 1)]
 
 
-def python_side(panel) -> dict:
-    """A move of each handle, from the event to the bytes of the picture, without a front end."""
-    seconds = []
+async def python_side(panel) -> dict:
+    """Moves of each handle, from the event to the bytes of the picture, and then the sharp pictures; no front end.
+
+    Inside an event loop, as in a kernel: only there a panel makes drafts.
+    """
+    dragged, at_rest = [], []
     for view in panel._shown().controls.values():
         for index in places(view.control) if view.counters else []:
             if view.counters[0].value != index:
                 begin = time.perf_counter()
                 view.counters[0].value = index
-                seconds.append(time.perf_counter() - begin)
+                dragged.append(time.perf_counter() - begin)
+                begin = time.perf_counter()
+                panel._on_rest()
+                at_rest.append(time.perf_counter() - begin)
         panel.reset()
-    return pairing.summary(seconds)
+    return {"python": pairing.summary(dragged), "at_rest": pairing.summary(at_rest)}
 
 
 def browser_side(chromium, server, name: str, panel) -> dict:

@@ -45,8 +45,7 @@ def handle(panel: Panel, name: str):
 
 def picture(panel: Panel) -> Picture:
     panel.png()
-    assert panel._picture is not None
-    return panel._picture
+    return panel._pictures[panel.density]
 
 
 # ---------------------------------------------------------------- what a program asks and sets
@@ -119,9 +118,21 @@ def test_constructors_of_controls_refuse_nonsense():
         lambda: choice("a", [1, 3, 2], 1),
         lambda: choice("a", [1, 2], 3),
         lambda: choice("a", [1], 1),
+        lambda: choice("a", [1, 2], 1, names=["one"]),
+        lambda: choice("a", [1, 2], 1, names=["one", "one"]),
     ):
         with pytest.raises(ValueError, match="Expected"):
             make()
+
+
+def test_stops_with_names_show_them():
+    named = choice("model", [1, 2], 2, names=["line", "network"])
+    panel = a_panel(lambda model: {"y": np.full(11, model)}, model=named)
+    menu = panel._shown().controls["model"].field
+    assert menu.options == (("line", 1.0), ("network", 2.0)) and menu.label == "network"
+    menu.label = "line"
+    assert panel.state() == {"model": 1.0} and panel.reading == "y_0 = 1.000"
+    assert "line" in panel.bake("model").html and "network" in panel.bake("model").html
 
 
 @pytest.mark.parametrize(

@@ -175,10 +175,68 @@ def test_a_dragged_handle_shows_drafts_and_the_full_picture_at_rest(monkeypatch)
     assert log[-1] == "full" and not loop.calls
 
 
-def test_without_an_event_loop_the_full_picture_follows_at_once():
+def dots(panel: Panel) -> int:
+    """Width of the picture that the reader sees."""
+    return Image.open(io.BytesIO(panel._shown().image.value)).width
+
+
+def test_a_dragged_picture_is_coarse_and_sharp_at_rest_from_the_same_data(monkeypatch):
+    loop = Loop()
+    monkeypatch.setattr(engine.asyncio, "get_running_loop", lambda: loop)
+    log: list[float] = []
+
+    def compute(t, rate, width, is_trained):
+        log.append(t)
+        return curves(t=t, rate=rate, width=width, is_trained=is_trained)
+
+    panel = Panel(compute, build, update, demo().definitions, reading, warm=[])
+    assert dots(panel) == 1720
+    panel._shown().controls["t"].counters[0].value = 75
+    coarse = panel._shown().image.value
+    assert dots(panel) == 860 and log == [1.0, 10.0] and panel.reading.startswith("At t = 10,")
+    assert panel.png() != coarse  # who asks for the picture gets the sharp one
+    loop.rest()
+    assert dots(panel) == 1720 and log == [1.0, 10.0] and panel._shown().image.value == panel.png()
+    panel._shown().controls["t"].field.value = 3.0  # typing is no dragging
+    assert dots(panel) == 1720 and not loop.calls
+
+
+def test_what_fails_while_a_handle_is_dragged_leaves_a_sharp_picture_and_the_error(monkeypatch):
+    loop = Loop()
+    monkeypatch.setattr(engine.asyncio, "get_running_loop", lambda: loop)
+
+    def compute(t, rate, width, is_trained):
+        if t > 5:
+            raise ValueError("too late")
+        return curves(t=t, rate=rate, width=width, is_trained=is_trained)
+
+    panel = Panel(compute, build, update, demo().definitions, reading, warm=[])
+    handle = panel._shown().controls["t"].counters[0]
+    handle.value = handle.value + 1
+    assert dots(panel) == 860
+    handle.value = 75
+    loop.rest()
+    assert dots(panel) == 1720 and "too late" in panel.reading and panel.state()["t"] < 5
+
+
+def test_a_linked_panel_is_coarse_with_the_one_that_is_dragged(monkeypatch):
+    loop = Loop()
+    monkeypatch.setattr(engine.asyncio, "get_running_loop", lambda: loop)
+    first, second = demo(), demo()
+    link(first, second)
+    for panel in (first, second):
+        panel._shown()
+    first._shown().controls["t"].counters[0].value = 75
+    assert dots(first) == dots(second) == 860 and second.state()["t"] == 10.0
+    while loop.calls:
+        loop.rest()
+    assert dots(first) == dots(second) == 1720
+
+
+def test_a_plain_program_without_an_event_loop_gets_full_pictures():
     panel, log = drafted()
     panel._shown().controls["t"].counters[0].value = 75
-    assert log == ["draft", "full"]
+    assert log == ["full"] and dots(panel) == 1720
 
 
 # ---------------------------------------------------------------- baked panels

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from .controls import Control, show
+from .controls import Control
 from .picture import Picture, png_bytes
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _address(kind: str, content: bytes) -> str:
 
 
 def _described(control: Control, values: Sequence[float], present: float) -> dict[str, Any]:
-    shown = ["on" if value else "off" for value in values] if control.is_toggle else [show(v) for v in values]
+    shown = [control.words(value) for value in values]
     return {"label": control.label, "unit": control.unit, "values": shown, "start": values.index(present)}
 
 

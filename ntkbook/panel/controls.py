@@ -37,6 +37,7 @@ class Control:
     is_whole: bool = False
     stops: tuple[float, ...] = ()
     play: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def range(self) -> Range:
@@ -62,6 +63,12 @@ class Control:
             near = math.log(number) if self.is_log else number
             return min(self.stops, key=lambda stop: abs((math.log(stop) if self.is_log else stop) - near))
         return min(max(float(round(number)) if self.is_whole else number, self.low), self.high)
+
+    def words(self, value: float) -> str:
+        """The value as a reader sees it: a stop by its name, if stops have names."""
+        if self.is_toggle:
+            return "on" if value else "off"
+        return self.names[self.stops.index(value)] if self.names else show(value)
 
     @property
     def steps(self) -> int:
@@ -129,17 +136,29 @@ def whole(label: str, low: int, high: int, default: int, *, unit: str = "", play
 
 
 def choice(
-    label: str, stops: Sequence[Number], default: Number, *, unit: str = "", log: bool = False, play: bool = False
+    label: str,
+    stops: Sequence[Number],
+    default: Number,
+    *,
+    unit: str = "",
+    log: bool = False,
+    play: bool = False,
+    names: Sequence[str] = (),
 ) -> Control:
     """A control with a few stops, in rising order. `log=True` says that their distances are ratios.
 
+    With `names` the reader sees a name for each stop in place of its number.
+
     Raises:
-        ValueError: unless the stops rise and hold the default.
+        ValueError: unless the stops rise and hold the default, and have as many names or none.
     """
     values = tuple(float(stop) for stop in stops)
     if len(values) < 2 or list(values) != sorted(set(values)) or float(default) not in values:
         raise ValueError(f"Expected rising stops that hold the default for {label!r}, got {values} and {default}.")
-    return Control(label, values[0], values[-1], float(default), unit, 0.0, log, stops=values, play=play)
+    if len(names) not in (0, len(values)) or len(set(names)) != len(names):
+        raise ValueError(f"Expected a name for each of the {len(values)} stops of {label!r}, got {tuple(names)}.")
+    low, high = values[0], values[-1]
+    return Control(label, low, high, float(default), unit, 0.0, log, stops=values, play=play, names=tuple(names))
 
 
 def powers_of_two(label: str, low: int, high: int, default: int, *, unit: str = "") -> Control:

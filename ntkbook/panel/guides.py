@@ -31,7 +31,7 @@ def link(*panels: Panel, names: tuple[str, ...] | None = None) -> None:
         values = {name: moved.state()[name] for name in shared}
         for panel in panels:
             if panel is not moved and any(panel.state()[name] != value for name, value in values.items()):
-                panel.set(**values)
+                panel._follow({**panel.state(), **panel._clean(values)}, is_dragged=moved._is_draft)
 
     for panel in panels:
         panel.on_change(follow)

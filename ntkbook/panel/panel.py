@@ -15,6 +15,7 @@ from .picture import DOTS_PER_INCH, Build, Picture, Update
 
 Compute = Callable[..., Mapping[str, Any]]
 REST = 0.25  # seconds without a move, after which a draft gives way to the full picture
+DRAFT_DENSITY = 1.0  # dots of a draft per dot of the page: a quarter of the sharp picture's, and half of its time
 
 Reading = Callable[[dict[str, Any], dict[str, float]], str]
 
@@ -30,9 +31,10 @@ class Panel:
         reading: `reading(data, state) -> str`, one line with the numbers that matter.
         title, caption: words above the controls: what to do, and what to see.
         presets: label of a button -> the values that it sets; the other controls stay.
-        size: inches at 100 dots per inch; `density` dots of the picture per dot of the page.
-        draft: a quicker, coarser `compute`, with the same arguments and arrays. While a handle is dragged the draft is
-            shown, and the full picture when it rests for a moment. For a compute slower than 40 ms.
+        size: inches at 100 dots per inch; `density` dots of the picture per dot of the page. While a handle is dragged
+            the picture has one dot per dot, and it is sharp when the handle rests for a moment.
+        draft: a quicker, coarser `compute`, with the same arguments and arrays, for the time of the drag. For a
+            compute slower than 40 ms.
         warm: settings computed once at construction, so that nothing compiles later. By default the defaults, and each
             stop of each `choice` and `toggle`.
 
@@ -62,7 +64,7 @@ class Panel:
         self._draft = draft
         self._waiting: Any = None
         self._listeners: list[Callable[[Panel], None]] = []
-        self._picture: Picture | None = None
+        self._pictures: dict[float, Picture] = {}  # by density
         self._view: Any = None
         self._png: bytes | None = None
         _same_names(compute, self.definitions)
@@ -122,11 +124,7 @@ class Panel:
     def png(self) -> bytes:
         """The picture as it is now, as a PNG file."""
         if self._png is None:
-            if self._picture is None:
-                self._picture = Picture(self._build, self._update, self._data, size=self.size, density=self.density)
-            else:
-                self._picture.move(self._data)
-            self._png = self._picture.png()
+            self._png = self._drawn(self.density)
         return self._png
 
     def figure(self) -> Figure:
@@ -170,6 +168,16 @@ class Panel:
         width, height = (round(inches * DOTS_PER_INCH) for inches in self.size)
         return bundle, {"image/png": {"width": width, "height": height}}
 
+    def _draft_png(self) -> bytes:
+        return self._drawn(min(DRAFT_DENSITY, self.density))
+
+    def _drawn(self, density: Number) -> bytes:
+        if density in self._pictures:
+            self._pictures[density].move(self._data)
+        else:
+            self._pictures[density] = Picture(self._build, self._update, self._data, size=self.size, density=density)
+        return self._pictures[density].png()
+
     # ------------------------------------------------------------ moves
 
     def _clean(self, values: Mapping[str, Any]) -> dict[str, float]:
@@ -195,16 +203,28 @@ class Panel:
         """A reader moved `name`. What fails is told in the reading line: an exception here would vanish unseen."""
         try:
             self._wanted[name] = self.definitions[name].clean(name, value)
-            is_draft = is_dragged and self._draft is not None
-            self._move(dict(self._wanted), is_draft=is_draft)
-            if is_draft:
-                self._waiting = _later(REST, self._on_rest)
+            self._follow(dict(self._wanted), is_dragged=is_dragged)
         except Exception as error:
             self._tell(error)
 
-    def _on_rest(self) -> None:
+    def _follow(self, values: dict[str, float], *, is_dragged: bool) -> None:
+        """Move; while a handle is dragged to a draft, which gives way to the full picture when the handle rests."""
+        loop = event_loop() if is_dragged else None
         try:
-            self._move(dict(self._values))
+            self._move(values, is_draft=loop is not None)
+        finally:
+            if loop is not None:
+                self._stop_waiting()
+                self._waiting = loop.call_later(REST, self._on_rest)
+
+    def _on_rest(self) -> None:
+        """The handle rests: the full picture, from data that are there if they are no draft."""
+        try:
+            if self._draft is not None and not self._error:
+                self._move(dict(self._values))
+            else:
+                self._is_draft = False
+                self._view.show_picture(self.png())
         except Exception as error:
             self._tell(error)
 
@@ -239,15 +259,16 @@ class Panel:
             from .widgets import PanelView
 
             self._view = PanelView(self)
+            if event_loop() is not None:
+                self._draft_png()  # its axes are drawn now, so that the first drag need not wait for them
         return self._view
 
 
-def _later(seconds: float, function: Callable[[], None]) -> Any:
-    """Call `function` when the reader rests: on the event loop of the kernel, or at once where there is none."""
+def event_loop() -> Any:
+    """The loop of the kernel, which can wait until the reader rests; None in a plain program, which gets no drafts."""
     try:
-        return asyncio.get_running_loop().call_later(seconds, function)
+        return asyncio.get_running_loop()
     except RuntimeError:
-        function()
         return None
 
 

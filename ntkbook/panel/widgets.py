@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from .accessible import names_html
-from .controls import Control, Number, show
+from .controls import Control, Number
 
 if TYPE_CHECKING:
     from .panel import Panel
@@ -94,8 +94,11 @@ class PanelView:
         """Show the panel's values, picture and reading."""
         for name, value in panel.state().items():
             self.controls[name].show(value)
-        self.image.value = panel.png()
+        self.show_picture(panel._draft_png() if panel._is_draft else panel.png())
         self.show_reading(panel.reading, is_error=panel.failed)
+
+    def show_picture(self, png: bytes) -> None:
+        self.image.value = png
 
     def show_reading(self, text: str, *, is_error: bool) -> None:
         self.reading.value = reading_html(text, is_error=is_error)
@@ -127,6 +130,10 @@ def _label_width(controls: Iterable[Control]) -> int:
     return max((round(7.6 * len(_label(control))) + 8 for control in controls if not control.is_toggle), default=0)
 
 
+def _field_width(control: Control) -> int:
+    return max(90, round(7.6 * max(map(len, control.names), default=0)) + 32)
+
+
 def _field(control: Control, value: float, label_width: int) -> Any:
     """Where a value is read and typed: a box with a real label, which a handle has not."""
     label, value = _label(control), _in_field(control, value)
@@ -136,10 +143,10 @@ def _field(control: Control, value: float, label_width: int) -> Any:
     look = {
         "description": label,
         "style": {"description_width": f"{label_width}px"},
-        "layout": {"width": f"{label_width + 90}px", "flex": "0 0 auto"},
+        "layout": {"width": f"{label_width + _field_width(control)}px", "flex": "0 0 auto"},
     }
     if control.stops:
-        return ipywidgets.Dropdown(options=[(show(stop), stop) for stop in control.stops], value=value, **look)
+        return ipywidgets.Dropdown(options=[(control.words(stop), stop) for stop in control.stops], value=value, **look)
     step = None if control.is_log else control.step
     return ipywidgets.BoundedFloatText(value=value, min=control.low, max=control.high, step=step, **look)
 

@@ -174,7 +174,7 @@ def one_example() -> Panel:
         _step_build,
         _step_update,
         {
-            "model": choice("model", tuple(MODELS), 5),
+            "model": choice("model", tuple(MODELS), 5, names=[model.name for model in MODELS.values()]),
             "x0": slider("example x₀", -3, 3, 1.0, step=0.25),
             "y0": slider("target y₀", -3, 3, 2.0, step=0.1),
             "part": slider("step size η Θ(x₀,x₀)", 0.05, 2, 0.3, step=0.05),

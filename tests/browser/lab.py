@@ -212,10 +212,10 @@ class Lab(Page):
 # The time from a key to the picture that it brought: the browser's own clock, from the event to the decoded image.
 _WATCH = """panel => {
     const img = panel.querySelector('img.widget-image');
-    window.ntkbookWatch = {pressed: null, shown: null};
-    window.addEventListener('keydown', () => { window.ntkbookWatch.pressed ??= performance.now() },
-        {capture: true, once: true});
-    img.addEventListener('load', () => { window.ntkbookWatch.shown ??= performance.now() }, {once: true});
+    const watch = window.ntkbookWatch = {pressed: null, shown: null};
+    window.addEventListener('keydown', () => { watch.pressed ??= performance.now() }, {capture: true, once: true});
+    // a sharp picture of the move before may come until the key is down
+    img.addEventListener('load', () => { if (watch.pressed) watch.shown ??= performance.now() });
 }"""
 
 
@@ -291,11 +291,11 @@ class ShownPanel:
         self.box.evaluate(_COUNT)
         for i in range(presses):
             page.keyboard.press(keys[i % len(keys)])
-        wanted = value_at(round(float(grip.get_attribute("aria-valuenow"))))
+        stop = round(float(grip.get_attribute("aria-valuenow")))
         page.wait_for_function(
-            """([field, wanted]) => { const text = field.selectedOptions ? field.selectedOptions[0].text : field.value;
-                return Math.abs(Number(text) - wanted) <= 1e-3 * Math.abs(wanted) }""",
-            arg=[field.element_handle(), wanted],
+            """([field, stop, wanted]) => field.selectedOptions ? field.selectedIndex === stop
+                : Math.abs(Number(field.value) - wanted) <= 1e-3 * Math.abs(wanted)""",
+            arg=[field.element_handle(), stop, value_at(stop)],
         )
         # the picture is sent after the field, by the same callback: what is asked now is answered after it
         page.evaluate(
@@ -308,6 +308,17 @@ class ShownPanel:
         page.wait_for_function("panel => panel.querySelector('img.widget-image').complete", arg=box)
         flood = page.evaluate("() => window.ntkbookFlood")
         return {"pictures": flood["pictures"], "late_ms": flood["shown"] - flood["pressed"]}
+
+    def dots(self) -> int:
+        """Width of the picture as it was sent."""
+        return self.box.locator("img.widget-image").evaluate("img => img.naturalWidth")
+
+    def wait_for_dots(self, dots: int) -> None:
+        """Wait until the picture has this width."""
+        self.lab.page.wait_for_function(
+            "([panel, dots]) => panel.querySelector('img.widget-image').naturalWidth === dots",
+            arg=[self.box.element_handle(), dots],
+        )
 
     def screenshot(self, file: Path) -> None:
         self.box.scroll_into_view_if_needed()

@@ -125,6 +125,14 @@ def test_two_copies_do_not_move_each_other(shown, panel):
     assert second.picture() == before and second.reading().startswith("At t = 1,")
 
 
+def test_a_dragged_picture_is_coarse_and_sharp_at_rest(shown, panel):
+    panel.wait_for_dots(1720)
+    panel.press(0, "ArrowRight")
+    assert panel.dots() == 860
+    panel.wait_for_dots(1720)
+    panel.wait_for_reading("At t = 1.1,")
+
+
 def test_a_draft_gives_way_to_the_full_picture(shown):
     drafted = shown.panels()[2]
     drafted.press(0, "ArrowRight")
