@@ -18,9 +18,10 @@ from ..activations import Erf
 from ..kernel import ntk
 from ..layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two, slider, toggle
-from .linearization import GRID, HIGHEST, LOWEST, SCALES, kernel_of, signals
+from .linearization import GRID, HIGHEST, LOWEST, SCALES, first_units, kernel_of, signals
 
 NARROWEST, WIDEST, NETWORKS = 8, 512, 3
+ARRAYS = (64, WIDEST)  # units that are computed, of which `width` count
 STEPS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512)
 LATER = np.asarray(STEPS[1:], dtype=float)
 X_TRAIN = np.array([-2.6, -1.6, -0.6, 0.5, 1.5, 2.5])
@@ -101,7 +102,10 @@ def _batches(size):
 
 @functools.lru_cache(maxsize=512)
 def _run(width, cross_entropy, momentum, batch):
-    outputs = _trained(*_fixed(), jnp.asarray(STEPS), _batches(batch), width, momentum, cross_entropy)
+    params, *fixed = _fixed()
+    outputs = _trained(
+        first_units(params, width, ARRAYS), *fixed, jnp.asarray(STEPS), _batches(batch), width, momentum, cross_entropy
+    )
     return np.clip(np.nan_to_num(np.asarray(outputs, dtype=float)), -HIGHEST, HIGHEST)
 
 
@@ -200,5 +204,5 @@ def classifier() -> Panel:
             "Small batches, momentum": {"t": 64, "width": WIDEST, "cross_entropy": 1, "momentum": 0.9, "batch": 1},
         },
         size=(9.5, 3.6),
-        warm=[],
+        warm=[{"width": size} for size in ARRAYS],
     )

@@ -229,5 +229,5 @@ def two_ensembles() -> Panel:
             "Trained, width 8": {"t": float(TIMES[-1]), "width": 8},
         },
         size=(9.5, 3.9),
-        warm=[],
+        warm=[{"width": width} for width in WIDTHS],  # all that is trained
     )

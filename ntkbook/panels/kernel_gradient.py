@@ -203,14 +203,20 @@ def _trained(distance: float, angle: float, width: int) -> tuple[np.ndarray, np.
     """The tangent kernel at the start, (2, 2), and the errors at STEPS, (times, 2), of a network in training."""
     x, params = np.array([-distance / 2, distance / 2]), draw_network(width, 1)
     J = network_jacobian(params, x)
-    theta, errors = J @ J.T, []
     y = network(params, x) - LENGTH * np.array([np.cos(angle), np.sin(angle)])
+    (w, b, v), errors = params.reshape(3, -1).copy(), []
     for step in range(int(STEPS[-1]) + 1):
-        error = network(params, x) - y
+        a = np.tanh(np.outer(W_STD * x, w) + B_STD * b)
+        error = a @ v / width**0.5 - y
         if step in _RECORDED:
             errors.append(error)
-        params = params - LR * error @ network_jacobian(params, x)
-    return theta, np.array(errors)
+        # error @ network_jacobian, without the Jacobian
+        pull = LR / width**0.5 * error
+        back = (1 - a * a) * v
+        w -= W_STD * (x * pull) @ back
+        b -= B_STD * pull @ back
+        v -= pull @ a
+    return J @ J.T, np.array(errors)
 
 
 _RECORDED = set(STEPS.tolist())

@@ -3,7 +3,8 @@
 Both are trained with the same steps from the same start: the network by gradient descent on its weights, the
 linearization in function space by its constant kernel. The networks have one hidden layer and are in float32; their
 weights are drawn once at the largest width and a narrow one is the first units of the widest, so that width, learning
-rate and activation are numbers and nothing is compiled for a new one.
+rate and activation are numbers and nothing is compiled for a new one. Two sizes of arrays are compiled: the narrow
+networks, which are most of the slider, need not pay for the widest.
 """
 
 import functools
@@ -20,6 +21,7 @@ from ..panel import Panel, choice, powers_of_two, slider, toggle
 # of the first layer and of the output layer, as in chapter 00
 SCALES: tuple[dict[str, Any], ...] = {"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1}
 NARROWEST, WIDEST, NETWORKS = 8, 1024, 3
+ARRAYS = (128, WIDEST)  # units that are computed, of which `width` count
 STEPS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256)
 LATER = np.asarray(STEPS[1:], dtype=float)
 GRID = np.linspace(-np.pi, np.pi, 61)
@@ -96,10 +98,17 @@ def _networks():
     return normal(WIDEST), normal(WIDEST), normal(WIDEST), normal()
 
 
+def first_units(params, width, sizes):
+    """The parameters (networks, units) of the smallest of `sizes` that holds the width."""
+    *layers, offset = params
+    units = min(size for size in sizes if size >= width)
+    return *(layer[:, :units] for layer in layers), offset
+
+
 @functools.lru_cache(maxsize=512)
 def _runs(rate, width, relu):
     single = [jnp.asarray(array, dtype=jnp.float32) for array in (X_TRAIN, Y_TRAIN, GRID)]
-    both = _trained(_networks(), *single, jnp.asarray(STEPS), rate, width, relu)
+    both = _trained(first_units(_networks(), width, ARRAYS), *single, jnp.asarray(STEPS), rate, width, relu)
     return tuple(np.clip(np.asarray(outputs, dtype=float), -HIGHEST, HIGHEST) for outputs in both)
 
 
@@ -197,5 +206,5 @@ def linearization() -> Panel:
             "Trained, wide": {"t": 256, "width": WIDEST, "rate": 0.5, "relu": 0},
             "Rate too large": {"t": 256, "width": 256, "rate": 2.2, "relu": 0},
         },
-        warm=[],
+        warm=[{"width": size} for size in ARRAYS],
     )
