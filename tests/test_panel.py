@@ -45,7 +45,7 @@ def handle(panel: Panel, name: str):
 
 def picture(panel: Panel) -> Picture:
     panel.png()
-    return panel._pictures[panel.density]
+    return panel._pictures[False]
 
 
 # ---------------------------------------------------------------- what a program asks and sets

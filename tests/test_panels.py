@@ -100,7 +100,7 @@ def test_ends_and_middle_of_every_control_are_sound_and_the_picture_is_never_sta
     figure.set_dpi(100 * panel.density)
     FigureCanvasAgg(figure).draw()
     fresh = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-    moved = panel._pictures[panel.density].rgba()
+    moved = panel._pictures[False].rgba()
     wrong = int((moved != fresh).any(-1).sum())
     assert wrong == 0, f"{name}: moved to {panel!r}, {wrong} pixels are not as if drawn afresh there"
 

@@ -64,7 +64,7 @@ class Panel:
         self._draft = draft
         self._waiting: Any = None
         self._listeners: list[Callable[[Panel], None]] = []
-        self._pictures: dict[float, Picture] = {}  # by density
+        self._pictures: dict[bool, Picture] = {}  # of drafts and the others
         self._view: Any = None
         self._png: bytes | None = None
         _same_names(compute, self.definitions)
@@ -169,14 +169,15 @@ class Panel:
         return bundle, {"image/png": {"width": width, "height": height}}
 
     def _draft_png(self) -> bytes:
-        return self._drawn(min(DRAFT_DENSITY, self.density))
+        return self._drawn(min(DRAFT_DENSITY, self.density), is_draft=True)
 
-    def _drawn(self, density: Number) -> bytes:
-        if density in self._pictures:
-            self._pictures[density].move(self._data)
+    def _drawn(self, density: Number, *, is_draft: bool = False) -> bytes:
+        if is_draft in self._pictures:
+            self._pictures[is_draft].move(self._data)
         else:
-            self._pictures[density] = Picture(self._build, self._update, self._data, size=self.size, density=density)
-        return self._pictures[density].png()
+            look = {"size": self.size, "density": density, "is_draft": is_draft}
+            self._pictures[is_draft] = Picture(self._build, self._update, self._data, **look)
+        return self._pictures[is_draft].png()
 
     # ------------------------------------------------------------ moves
 

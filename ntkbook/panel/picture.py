@@ -21,6 +21,7 @@ from matplotlib.spines import Spine
 
 from .. import plots
 from .controls import Number
+from .stamps import Stamps
 
 Build = Callable[[Figure, dict[str, Any]], dict[str, Any]]
 Update = Callable[[dict[str, Any], dict[str, Any]], None]
@@ -31,11 +32,19 @@ DOTS_PER_INCH = 100  # of the page; the picture has `density` times as many
 class Picture:
     """A figure on a canvas of its own (no pyplot, no global state), kept for in-place updates.
 
-    `build(fig, data)` makes the artists once; `update(artists, data)` moves them.
+    `build(fig, data)` makes the artists once; `update(artists, data)` moves them. A draft draws words quickly, to a
+    pixel.
     """
 
     def __init__(
-        self, build: Build, update: Update, data: dict[str, Any], *, size: tuple[Number, Number], density: Number
+        self,
+        build: Build,
+        update: Update,
+        data: dict[str, Any],
+        *,
+        size: tuple[Number, Number],
+        density: Number,
+        is_draft: bool = False,
     ):
         self.figure = Figure(figsize=size, dpi=DOTS_PER_INCH * density, facecolor="none")
         self.canvas = FigureCanvasAgg(self.figure)
@@ -50,6 +59,7 @@ class Picture:
         self.full_draws = 0
         self._update = update
         self._moving: list[Artist] = []
+        self._draw = Stamps().draw if is_draft else lambda artist, renderer: artist.draw(renderer)
         self._background: Any = None
 
     def move(self, data: dict[str, Any]) -> None:
@@ -66,7 +76,7 @@ class Picture:
         self.canvas.restore_region(self._background)
         renderer = self.canvas.get_renderer()
         for artist in self._moving:
-            artist.draw(renderer)
+            self._draw(artist, renderer)
         return np.asarray(self.canvas.buffer_rgba())
 
     def layers(self) -> tuple[np.ndarray, np.ndarray]:
