@@ -18,7 +18,8 @@ kernel activations smooth_activations numeric_activations layers convolution att
 torch_models functions taps layerwise empirical fluctuations linearize history descent train
 modes spectrum targets krylov dynamics losses ensemble evidence moments propagation generalization
 claims
-plots panel/controls panel/accessible panel/picture panel/bake panel/widgets panel/panel panel/guides panel panels
+plots panel/controls panel/accessible panel/stamps panel/picture panel/bake panel/widgets panel/panel panel/guides
+panel panels
 exercises cli
 """.split()
 FLOORS = {"panels", "exercises"}
