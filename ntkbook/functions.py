@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import checks
+from .independence import stays_apart
 
 Examples = Any  # (n, ...): a numpy or jax array of floats, or lists of them, example axis first
 
@@ -160,19 +161,23 @@ def outputs_of(function: Callable, params: Any, x: jax.Array) -> jax.Array:
 def coupling(function: Callable, params: Any, x: jax.Array) -> jax.Array:
     """How much the output of one example depends on the rest of its batch, 0 where examples are on their own.
 
-    The slope of one output by another example's input, relative to that by its own: exactly zero without coupling,
+    For most functions the program shows that they are (independence.py), and nothing is computed. Where it does not:
+    the slope of one output by another example's input, relative to that by its own: exactly zero without coupling,
     even where outputs cancel (a network minus its own start). A function that draws random numbers, whose slopes say
     nothing, must give equal examples equal outputs.
     """
     together = jnp.concatenate([x[:1], x[-1:], 2 * x[:1] + 1])
+    program = jax.make_jaxpr(lambda x: outputs_of(function, params, x))(together)
+    is_random = bool(_RANDOM & _primitives(program.jaxpr))
+    if not is_random and stays_apart(program):
+        return jnp.zeros((), program.out_avals[0].dtype)
     out, pull = jax.vjp(lambda x: outputs_of(function, params, x), together)
     tiny = jnp.finfo(out.dtype).tiny
     mix = jnp.sin(1 + jnp.arange(out.shape[1], dtype=out.dtype))
     (slopes,) = pull(jnp.zeros_like(out).at[0].set(mix))
     own, others = jnp.abs(slopes[0]).max(), jnp.abs(slopes[1:]).max()
     gap = (others / jnp.maximum(own, tiny)).astype(out.dtype)
-    program = jax.make_jaxpr(lambda x: outputs_of(function, params, x))(x[:1])
-    if not _RANDOM & _primitives(program.jaxpr):
+    if not is_random:
         return gap
     copies = outputs_of(function, params, jnp.repeat(x[:1], 32, axis=0))
     return jnp.maximum(gap, jnp.abs(copies - copies[:1]).max() / jnp.maximum(jnp.abs(copies).max(), tiny))

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "ntkbook"
 ORDER = """
 numerics checks openml data quadrature positions
 kernel activations smooth_activations numeric_activations layers convolution attention gram
-torch_models functions taps layerwise empirical fluctuations linearize history descent train
+torch_models independence functions taps layerwise empirical fluctuations linearize history descent train
 modes spectrum targets krylov dynamics losses ensemble evidence moments propagation generalization
 claims
 plots panel/controls panel/accessible panel/stamps panel/picture panel/bake panel/widgets panel/panel panel/guides
