@@ -158,10 +158,10 @@ def outputs_of(function: Callable, params: Any, x: jax.Array) -> jax.Array:
     return out.reshape(out.shape[0], -1)
 
 
-def coupling(function: Callable, params: Any, x: jax.Array) -> jax.Array:
+def coupling(function: Callable, params: Any, x: jax.Array) -> jax.Array | None:
     """How much the output of one example depends on the rest of its batch, 0 where examples are on their own.
 
-    For most functions the program shows that they are (independence.py), and nothing is computed. Where it does not:
+    None, and nothing computed, where the program shows that they are, as most do (independence.py). Where it does not:
     the slope of one output by another example's input, relative to that by its own: exactly zero without coupling,
     even where outputs cancel (a network minus its own start). A function that draws random numbers, whose slopes say
     nothing, must give equal examples equal outputs.
@@ -170,7 +170,7 @@ def coupling(function: Callable, params: Any, x: jax.Array) -> jax.Array:
     program = jax.make_jaxpr(lambda x: outputs_of(function, params, x))(together)
     is_random = bool(_RANDOM & _primitives(program.jaxpr))
     if not is_random and stays_apart(program):
-        return jnp.zeros((), program.out_avals[0].dtype)
+        return None
     out, pull = jax.vjp(lambda x: outputs_of(function, params, x), together)
     tiny = jnp.finfo(out.dtype).tiny
     mix = jnp.sin(1 + jnp.arange(out.shape[1], dtype=out.dtype))
@@ -206,9 +206,9 @@ def require_independent(function: Callable, params: Any, x: jax.Array) -> None:
 _coupling = jax.jit(coupling)
 
 
-def check_independent(gap: jax.Array) -> None:
+def check_independent(gap: jax.Array | None) -> None:
     """Raises ValueError if `coupling` found that examples see each other."""
-    if checks.is_concrete(gap):
+    if gap is not None and checks.is_concrete(gap):
         checks.independent(float(gap), float(jnp.finfo(gap.dtype).eps))
 
 
