@@ -8,7 +8,7 @@ ORDER = ["dense", "convolution", "slider", "empirical_ntk", "predict", "import_t
 
 
 def main():
-    paths = [pairing.RESULTS / f"{name}.json" for name in [*ORDER, "growth"]]
+    paths = [pairing.RESULTS / f"{name}.json" for name in [*ORDER, "panel_latency", "growth"]]
     results = {path.stem: json.loads(path.read_text()) for path in paths if path.exists()}
     print("| work | ntkbook | neural-tangents | ratio |")
     print("|---|---|---|---|")
@@ -16,6 +16,10 @@ def main():
         print(f"| **{results[name]['title']}** | | | |")
         for row in shown(results[name]["rows"]):
             print(line(row))
+    if "panel_latency" in results:
+        print("\n| from key press to new picture, in JupyterLab | ntkbook | `interact`, same figure |")
+        print("|---|---|---|")
+        print(*panels(results["panel_latency"]["rows"]), sep="\n")
     if "growth" in results:
         print("\n| cost grows, over the largest sizes that both took, as | ntkbook | neural-tangents |")
         print("|---|---|---|")
@@ -35,6 +39,15 @@ def shown(rows: list[dict]) -> list[dict]:
         {**ordered[i], "case": {"label": f"{word} ratio of {len(rows)} cases: {ordered[i]['case']['label']}"}}
         for i, word in words
     ]
+
+
+def panels(rows: list[dict]) -> list[str]:
+    """The quickest panel, the middle one, and the slowest."""
+    ordered = sorted(rows, key=lambda row: row["ours"]["median_s"])
+    words = ((0, "quickest"), (len(rows) // 2, "middle"), (-1, "slowest"))
+    chosen = [(f"{word} of {len(rows)} panels: {ordered[i]['case']['label']}", ordered[i]) for i, word in words]
+    times = lambda row: " | ".join(pairing.duration(row[side]["median_s"]) for side in ("ours", "interact"))
+    return [f"| {label} | {times(row)} |" for label, row in chosen]
 
 
 def line(row: dict) -> str:

@@ -233,6 +233,17 @@ def test_a_linked_panel_is_coarse_with_the_one_that_is_dragged(monkeypatch):
     assert dots(first) == dots(second) == 1720
 
 
+def test_a_linked_panel_that_is_not_shown_rests_without_an_error(monkeypatch):
+    loop = Loop()
+    monkeypatch.setattr(engine.asyncio, "get_running_loop", lambda: loop)
+    first, hidden = demo(), demo()
+    link(first, hidden)
+    first._shown().controls["t"].counters[0].value = 75
+    while loop.calls:
+        loop.rest()
+    assert hidden.state()["t"] == 10.0 and not hidden.failed and not hidden._is_draft
+
+
 def test_a_plain_program_without_an_event_loop_gets_full_pictures():
     panel, log = drafted()
     panel._shown().controls["t"].counters[0].value = 75

@@ -225,7 +225,8 @@ class Panel:
                 self._move(dict(self._values))
             else:
                 self._is_draft = False
-                self._view.show_picture(self.png())
+                if self._view is not None:  # a linked panel may not be shown
+                    self._view.show_picture(self.png())
         except Exception as error:
             self._tell(error)
 
