@@ -207,7 +207,8 @@ def _reading(data, state):
 def two_ensembles() -> Panel:
     """Networks on a line through two pictures: all layers trained or the last, one of them, and the laws.
 
-    Time is t = learning rate x steps of gradient descent on 1/2 the mean squared error. Lee et al. 2019, Fig. 2.
+    Time is t = learning rate x steps of gradient descent on 1/2 the mean squared error. The networks of every width are
+    trained when the panel is made. Lee et al. 2019, Fig. 2.
     """
     return Panel(
         arrays,

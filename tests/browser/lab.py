@@ -181,6 +181,23 @@ class Lab(Page):
             index,
         )
 
+    def run_while_hidden(self, code: str) -> None:
+        """Bring another tab to the front, run code in the notebook's kernel, and come back to the notebook."""
+        hidden = self.page.evaluate(
+            """async code => {
+                const { shell, commands } = window.jupyterapp, notebook = shell.currentWidget;
+                await commands.execute('launcher:create');
+                await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame);
+                const hidden = !notebook.isVisible;
+                await notebook.sessionContext.session.kernel.requestExecute({code}).done;
+                const launcher = shell.currentWidget;
+                shell.activateById(notebook.id);
+                launcher.close();
+                return hidden }""",
+            code,
+        )
+        assert hidden, "the notebook stayed visible"
+
     def restart(self) -> None:
         """Restart the kernel, clear what was there before, and wait until all is idle."""
         self.page.evaluate(

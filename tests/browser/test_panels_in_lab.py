@@ -118,6 +118,15 @@ def test_code_that_sets_a_control_while_it_is_moved_leaves_one_truth(shown, pane
     )
 
 
+def test_a_panel_in_a_hidden_tab_is_up_to_date_when_the_reader_comes_back(shown, panel):
+    before = panel.picture()
+    shown.run_while_hidden("for t in (5.0, 20.0): panel.set(t=t)")
+    panel.wait_for_reading("At t = 20,")
+    assert panel.picture() != before and panel.field(0).input_value() == "20"
+    panel.press(0, "ArrowRight")
+    panel.wait_for_reading("At t = 22.9,")
+
+
 def test_two_copies_do_not_move_each_other(shown, panel):
     second = shown.panels()[1]
     before = second.picture()
