@@ -1,5 +1,8 @@
 """Every test runs with float64 on, silent dtype promotion off, and annotations checked by beartype."""
 
+import gc
+from contextlib import contextmanager
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -12,3 +15,20 @@ install_import_hook("ntkbook", "beartype.beartype")
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def checking_leaks():
+    """`jax.checking_leaks()`. It searches all of memory for every trace: what earlier tests left is set aside."""
+
+    @contextmanager
+    def check():
+        gc.collect()
+        gc.freeze()
+        try:
+            with jax.checking_leaks():
+                yield
+        finally:
+            gc.unfreeze()
+
+    return check

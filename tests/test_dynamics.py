@@ -225,7 +225,7 @@ def test_learning_rate_limits_are_where_the_loop_turns():
     assert rates[1] < min(rates[0], rates[2])
 
 
-def test_inside_jit_vmap_and_grad_first():
+def test_inside_jit_vmap_and_grad_first(checking_leaks):
     """Called first inside transformations: no tracer leaks, and the derivative is that of finite differences."""
     phi, phi_test, y, f0, f0_test = problem(n=5)
 
@@ -233,7 +233,7 @@ def test_inside_jit_vmap_and_grad_first():
         flow = gradient_flow(scale * jnp.asarray(phi @ phi.T), y, lr=lr)
         return flow.test(t, phi_test @ phi.T * scale, f0, f0_test).sum() + flow.train(t, f0)[0]
 
-    with jax.checking_leaks():
+    with checking_leaks():
         value, slopes = jax.jit(jax.value_and_grad(predict, argnums=(0, 1, 2)))(2.0, 0.7, 1.3)
     np.testing.assert_allclose(value, predict(2.0, 0.7, 1.3), rtol=1e-12)
     for i, slope in enumerate(slopes):

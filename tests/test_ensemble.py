@@ -159,7 +159,7 @@ def test_samples_have_the_law():
         Gaussian(jnp.zeros(2), jnp.diag(jnp.array([1.0, -0.5]))).sample(jax.random.key(0))
 
 
-def test_gradients_exist_where_eigenvalues_coincide():
+def test_gradients_exist_where_eigenvalues_coincide(checking_leaks):
     """Equispaced points on a circle, in W_std and in t, of mean and variance, inside jit first."""
     angles = np.arange(6) * np.pi / 3
     x = np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -172,7 +172,7 @@ def test_gradients_exist_where_eigenvalues_coincide():
         return at.mean.sum() + at.covariance[0, 1] + 2 * at.covariance[0, 0]
 
     gradient, point = jax.grad(f, argnums=(0, 1, 2)), (1.3, 0.8, 0.1)
-    with jax.checking_leaks():
+    with checking_leaks():
         jax.make_jaxpr(gradient)(*point)
     slopes = gradient(*point)
     for i, slope in enumerate(slopes):

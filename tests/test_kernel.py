@@ -187,12 +187,12 @@ def test_derivatives_of_a_kernel_give_the_kernel_of_derivatives(act):
             np.testing.assert_allclose(exact[:, i], quotient, rtol=1e-7, atol=1e-9)
 
 
-def test_a_first_call_inside_jit_leaks_no_tracer():
+def test_a_first_call_inside_jit_leaks_no_tracer(checking_leaks):
     """Caches that are filled while tracing would keep a tracer and break the next call."""
     x = jnp.asarray(X)
     numeric = nb.Elementwise(jnp.arctan, nodes=(6, 4))
     net = serial(Dense(8), Repeat(serial(nb.LayerNorm(), Relu(), Dense(8, b_std=0.1)), 2), numeric, Dense(1))
-    with jax.checking_leaks():
+    with checking_leaks():
         inside = jax.jit(lambda net, x: nb.ntk(net, x))(net, x)
     np.testing.assert_allclose(nb.ntk(net, x), inside, rtol=1e-12)
 
