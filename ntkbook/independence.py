@@ -28,7 +28,7 @@ def stays_apart(program: Any) -> bool:
     """Does every example of the traced program's result come from that example of its only argument alone?"""
     try:
         return _walk(program.jaxpr, [0]) == [0]
-    except _Unproven:
+    except (_Unproven, KeyError, AttributeError):  # a release of JAX that renames what is read here: measure
         return False
 
 
@@ -158,7 +158,8 @@ def _conv(equation, axes):
 
 def _inline(equation, axes):
     params = equation.params
-    inner = next(params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params)
+    inner = next((params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params), None)
+    _require(inner is not None)
     inner = getattr(inner, "jaxpr", inner)
     _require(len(inner.invars) == len(axes))
     return _walk(inner, axes)
