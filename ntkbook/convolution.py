@@ -212,8 +212,10 @@ def _mean_of_shifts(
         raise ValueError(f"Expected at least {window} positions for the window, got {array.shape[axes[0]]}.")
     total = jnp.zeros((), array.dtype)
     for shift in range(window):
-        piece = slice(shift, shift + stride * (count - 1) + 1, stride)
-        total = total + array[tuple(piece if axis in axes else slice(None) for axis in range(array.ndim))]
+        piece = array
+        for axis in axes:  # by name: some releases of JAX make a gather of an index with a stride
+            piece = jax.lax.slice_in_dim(piece, shift, shift + stride * (count - 1) + 1, stride, axis)
+        total = total + piece
     return total / window
 
 

@@ -1,8 +1,10 @@
 """Models of other libraries, installed for real: their kernels against the same network written by hand."""
 
+import os
 import re
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -14,6 +16,10 @@ from ntkbook.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
 from ntkbook.linearize import linearize, taylor_expand
 from ntkbook.torch_models import from_torch
 from ntkbook.train import train
+
+MISSING = [name for name in ("flax", "torch") if find_spec(name) is None]
+if MISSING and os.environ.get("NTKBOOK_REQUIRE_MODELS") != "1":
+    pytest.skip(f"{' and '.join(MISSING)} not here: make test LEVEL=everything", allow_module_level=True)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
