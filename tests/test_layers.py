@@ -40,9 +40,8 @@ def test_a_network_unpacks_into_three_functions():
 
 
 def test_dense_is_its_formula(key):
-    on_grid = lambda array: (
-        jnp.round(64 * array) / 64
-    )  # so that each product and sum is exact, and so is the comparison
+    # numbers on a grid, so that each product and sum is exact, and so is the comparison
+    on_grid = lambda array: jnp.round(64 * array) / 64
     x = on_grid(np.random.default_rng(0).normal(size=(4, 4)))
     layer = Dense(5, 1.5, 0.25)
     W, b = map(on_grid, layer.init(key, x.shape)[1])

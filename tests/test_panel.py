@@ -375,8 +375,9 @@ def test_a_flood_of_moves_leaves_nothing_behind():
 
 @pytest.mark.slow
 def test_memory_is_flat_over_two_thousand_moves():
-    panel = a_panel(lambda a: {"y": a * np.sin(np.arange(11.0))}, a=slider("a", 0, 10, 5))
-    counter, resident = handle(panel, "a"), []
+    demonstration = demo()
+    panel = Panel(curves, build, update, demonstration.definitions, reading, density=0.5, size=(4.3, 1.8))
+    counter, resident = handle(panel, "t"), []
     for move in range(2000):
         counter.value = (counter.value + 1) % 100
         if move in (300, 1999):

@@ -9,11 +9,12 @@ from ntkbook.panel import stamps
 
 
 def drawn(artist, draw) -> np.ndarray:
-    """The page (200, 300, 4) with nothing but the artist, colours multiplied by alpha."""
+    """The page (200, 300, 4) with nothing but the artist, 0 to 255, colours multiplied by the share of alpha."""
     renderer = RendererAgg(300, 200, 100)
     draw(artist, renderer)
     pixels = np.asarray(renderer.buffer_rgba()).astype(float)
-    return pixels * np.array([1, 1, 1, 255]) * pixels[..., 3:] / 255**2
+    pixels[..., :3] *= pixels[..., 3:] / 255
+    return pixels
 
 
 def plainly(artist, renderer):
@@ -25,7 +26,7 @@ def assert_same_words(found, wanted):
     for axis in (0, 1):
         here, there = (np.flatnonzero(page[..., 3].any(axis=axis))[[0, -1]] for page in (found, wanted))
         assert abs(here - there).max() <= 1
-    np.testing.assert_allclose(found.sum((0, 1)), wanted.sum((0, 1)), rtol=0.1)
+    np.testing.assert_allclose(found.sum((0, 1)), wanted.sum((0, 1)), rtol=0.03)
 
 
 def words(**look):
