@@ -76,7 +76,7 @@ def ours(case: dict):
     import jax.numpy as jnp
 
     import ntkbook as nb
-    from ntkbook.empirical import empirical_ntk
+    from ntkbook.finite.empirical import empirical_ntk
 
     net = _network(nb, case)
     x, arrays = inputs(case)

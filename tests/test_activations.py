@@ -13,7 +13,7 @@ import oracles
 import pytest
 
 import ntkbook as nb
-from ntkbook.numeric_activations import Quadrature
+from ntkbook.networks.quadrature import Quadrature
 
 
 @dataclass

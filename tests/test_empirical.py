@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkbook.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
+from ntkbook.finite.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
 
 METHODS = ["jacobian", "vector_product", "layerwise"]
 

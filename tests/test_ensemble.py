@@ -11,7 +11,7 @@ import scipy.linalg
 from sklearn.datasets import load_digits
 
 import ntkbook as nb
-from ntkbook.ensemble import Gaussian, ensemble
+from ntkbook.dynamics.ensemble import Gaussian, ensemble
 
 RNG = np.random.default_rng(0)
 NET = nb.serial(nb.Dense(1, 1.4, 0.3), nb.Erf(), nb.Dense(1, 1.4, 0.3))
@@ -110,7 +110,7 @@ def test_stored_values_of_neural_tangents(row):
 
 @pytest.mark.parametrize("row", STORED["gradient_flow"], ids=lambda row: f"{row['get']} t={row['t']}")
 def test_stored_flows_of_neural_tangents(row):
-    from ntkbook.dynamics import gradient_flow
+    from ntkbook.dynamics.gradient import gradient_flow
 
     t = np.inf if row["t"] is None else row["t"]
     k, kx = (np.array(STORED[name][row["get"]]) for name in ("k_train_train", "k_test_train"))

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 import ntkbook as nb
-from ntkbook.evidence import fit, log_marginal_likelihood
+from ntkbook.dynamics.evidence import fit, log_marginal_likelihood
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(8, 3)), RNG.normal(size=(8, 2))

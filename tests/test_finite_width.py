@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from ntkbook.activations import Erf, Relu
-from ntkbook.empirical import empirical_ntk
-from ntkbook.fluctuations import empirical_ntk_statistics, relu_ntk_variance
-from ntkbook.kernel import ntk
-from ntkbook.layers import Dense, serial
-from ntkbook.train import train, train_ensemble
+from ntkbook.dynamics.fluctuations import empirical_ntk_statistics, relu_ntk_variance
+from ntkbook.finite.empirical import empirical_ntk
+from ntkbook.finite.train import train, train_ensemble
+from ntkbook.networks.activations import Erf, Relu
+from ntkbook.networks.kernel import ntk
+from ntkbook.networks.layers import Dense, serial
 
 
 def network(width, W_std, b_std, *, depth=2, outputs=1, activation=Relu, parameterization="ntk"):

@@ -70,7 +70,7 @@ def test_itself_is_exactly_symmetric_and_exact_on_the_diagonal():
 
 def test_one_compilation_serves_all_tiles_and_scales():
     """Padding makes all tiles alike: on and off the diagonal are two programs, whatever n is."""
-    from ntkbook.gram import _tile
+    from ntkbook.networks.gram import _tile
 
     net = lambda W: serial(Dense(8, W), Relu(), Dense(1, W))
     gram(net(1.0), inputs(9, (3,)), tile=4)

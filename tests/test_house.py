@@ -11,12 +11,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ntkbook"
 
-# A file imports only from files above it. A new file takes its place here; panels and exercises are one floor each.
+# A file imports only from files above it; packages stand in this order too. A new file takes its place here; panels and
+# exercises are one floor each.
 ORDER = """
-numerics checks openml data quadrature positions
-kernel activations smooth_activations numeric_activations layers convolution attention gram
-torch_models independence functions taps layerwise empirical fluctuations linearize history descent train
-modes spectrum targets krylov dynamics losses ensemble evidence moments propagation generalization
+pytrees numerics checks openml data
+networks
+networks/positions networks/kernel networks/activations networks/smooth_activations networks/quadrature
+networks/layers networks/convolution networks/attention networks/gram networks/moments networks/propagation
+finite
+finite/torch_models finite/independence finite/functions finite/taps finite/layerwise finite/empirical finite/linearize
+finite/history finite/descent finite/train
+dynamics
+dynamics/filters dynamics/spectrum dynamics/targets dynamics/large dynamics/gradient dynamics/losses dynamics/ensemble
+dynamics/evidence dynamics/fluctuations dynamics/learning_curves
 claims
 plots panel/controls panel/accessible panel/stamps panel/picture panel/bake panel/widgets panel/panel panel/guides
 panel panels

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkbook.independence import stays_apart
+from ntkbook.finite.independence import stays_apart
 
 W = np.random.default_rng(0).normal(size=(6, 6))
 N = 3  # examples

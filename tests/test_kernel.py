@@ -11,7 +11,8 @@ import pytest
 
 import ntkbook as nb
 from ntkbook import Abs, Dense, Erf, Gelu, LeakyRelu, Relu, Repeat, Sign, Sin, serial
-from ntkbook.kernel import Kernel, Layer, pytree
+from ntkbook.networks.kernel import Kernel, Layer
+from ntkbook.pytrees import pytree
 
 X = np.random.default_rng(0).normal(size=(5, 3))
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from networks import NETWORKS
 
-from ntkbook import taps
-from ntkbook.empirical import empirical_ntk
-from ntkbook.layerwise import layerwise
+from ntkbook.finite import taps
+from ntkbook.finite.empirical import empirical_ntk
+from ntkbook.finite.layerwise import layerwise
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -106,7 +106,7 @@ def test_both_ways_to_sum_over_positions_agree(full, monkeypatch):
     expected = contracted_jacobians(f, params, x)
     expected = expected if full else np.trace(expected, axis1=2, axis2=3) / 2
     for choice in (True, False):
-        monkeypatch.setattr("ntkbook.layerwise._prefers_outer", lambda *_, choice=choice: choice)
+        monkeypatch.setattr("ntkbook.finite.layerwise._prefers_outer", lambda *_, choice=choice: choice)
         rule = layerwise(f, params, x[0], 4, full)
         features = jax.jit(rule.features)(x)
         assert all(isinstance(pair, tuple) != choice for pair in features.layers)

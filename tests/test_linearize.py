@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkbook.empirical import empirical_ntk
-from ntkbook.linearize import linearize, taylor_expand
+from ntkbook.finite.empirical import empirical_ntk
+from ntkbook.finite.linearize import linearize, taylor_expand
 
 
 def f(params, x):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkbook.dynamics import gradient_flow
-from ntkbook.losses import function_flow
+from ntkbook.dynamics.gradient import gradient_flow
+from ntkbook.dynamics.losses import function_flow
 
 RNG = np.random.default_rng(0)
 PHI, PHI_TEST = RNG.normal(size=(6, 10)) / 3, RNG.normal(size=(3, 10)) / 3

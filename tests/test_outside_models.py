@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkbook.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
-from ntkbook.linearize import linearize, taylor_expand
-from ntkbook.torch_models import from_torch
-from ntkbook.train import train
+from ntkbook.finite.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
+from ntkbook.finite.linearize import linearize, taylor_expand
+from ntkbook.finite.torch_models import from_torch
+from ntkbook.finite.train import train
 
 MISSING = [name for name in ("flax", "torch") if find_spec(name) is None]
 if MISSING and os.environ.get("NTKBOOK_REQUIRE_MODELS") != "1":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ntkbook as nb
-from ntkbook.propagation import critical_W_std, phase, propagate
+from ntkbook.networks.propagation import critical_W_std, phase, propagate
 
 # W_std^2, b_std^2, q*, c*, chi_1, chi at c*, xi_c; tanh by Gauss-Hermite with 160 nodes
 GOLDEN = [

@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 import ntkbook as nb
-from ntkbook import quadrature
+from ntkbook.networks import quadrature
 
 POINTS = np.array(
     [(1.0, 1.5, 0.6), (0.3, 2.0, -0.4), (4.0, 4.0, 3.9), (1.0, 1.0, 1.0), (1.0, 1.0, -1.0), (0.5, 0.0, 0.0)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import KernelPCA
 
-from ntkbook.dynamics import gradient_flow
-from ntkbook.spectrum import (
+from ntkbook.dynamics.gradient import gradient_flow
+from ntkbook.dynamics.spectrum import (
     alignment,
     condition_number,
     effective_rank,

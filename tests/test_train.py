@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ntkbook.train import Diverged, train, train_ensemble
+from ntkbook.finite.train import Diverged, train, train_ensemble
 
 
 def net(params, x):

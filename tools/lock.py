@@ -59,12 +59,12 @@ def wanted():
     return {same(re.split(r"[\s\[(<>=!~;]", need)[0]) for need in needs}
 
 
-def closure(names):
-    """These distributions and all that they need in turn, as installed here."""
+def closure(names, without=frozenset()):
+    """These distributions and all that they need in turn, as installed here; `without` and its needs left out."""
     found, waiting = set(), [same(name) for name in names]
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in found or name in without:
             continue
         found.add(name)
         for line in importlib.metadata.requires(name) or ():
@@ -91,7 +91,7 @@ def binder():
     """The pins of those and of what they need, less Jupyter, which Binder brings."""
     lines = CONSTRAINTS.read_text().splitlines()
     pinned = {same(line.split("==")[0]): line for line in lines if "==" in line}
-    chosen = [pinned[name] for name in sorted(closure(wanted() - BROUGHT_BY_BINDER))]
+    chosen = [pinned[name] for name in sorted(closure(wanted(), BROUGHT_BY_BINDER))]
     return "# Written by `make lock`. Third-party only, so that the layer stays cached.\n" + "\n".join(chosen) + "\n"
 
 

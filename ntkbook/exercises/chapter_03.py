@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..activations import Erf
-from ..empirical import empirical_ntk
-from ..kernel import ntk
-from ..layers import Dense, serial
-from ..numeric_activations import Tanh
+from ..finite.empirical import empirical_ntk
+from ..networks.activations import Erf
+from ..networks.kernel import ntk
+from ..networks.layers import Dense, serial
+from ..networks.quadrature import Tanh
 from ..panel import Mission, Panel
 from ..panels.infinite_width_ntk import circle_arrays
 from .checking import Case, Exercise, Mistake, Result, judge

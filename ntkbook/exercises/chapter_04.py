@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ..layers import Dense, serial
-from ..linearize import linearize
-from ..numeric_activations import Tanh
+from ..finite.linearize import linearize
+from ..networks.layers import Dense, serial
+from ..networks.quadrature import Tanh
 from ..panel import Mission, Panel
 from ..panels.linearization import arrays
 from .checking import Case, Exercise, Mistake, Result, judge

@@ -14,9 +14,9 @@ import numpy as np
 from jax import lax
 
 from .. import plots
-from ..activations import Erf
-from ..kernel import ntk
-from ..layers import Dense, serial
+from ..networks.activations import Erf
+from ..networks.kernel import ntk
+from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two, slider, toggle
 from .linearization import GRID, HIGHEST, LOWEST, SCALES, first_units, kernel_of, signals
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import plots
-from ..activations import Relu
-from ..kernel import ntk
-from ..layers import Dense, serial
+from ..networks.activations import Relu
+from ..networks.kernel import ntk
+from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, slider, toggle
 
 SCALES: dict[str, Any] = {"W_std": 1.5, "b_std": 0.5}  # one hidden layer

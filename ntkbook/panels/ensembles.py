@@ -15,10 +15,10 @@ import numpy as np
 from jax import lax
 
 from .. import plots
-from ..activations import Erf
 from ..data import digits
-from ..kernel import kernel
-from ..layers import Dense, serial
+from ..networks.activations import Erf
+from ..networks.kernel import kernel
+from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, whole
 
 W_STD, DEPTH = 1.5, 2

@@ -14,10 +14,10 @@ import numpy as np
 from jax import lax
 
 from .. import plots
-from ..activations import Relu
 from ..data import circle, digits
-from ..kernel import ntk
-from ..layers import Dense, Repeat, serial
+from ..networks.activations import Relu
+from ..networks.kernel import ntk
+from ..networks.layers import Dense, Repeat, serial
 from ..panel import Panel, choice, powers_of_two, slider, toggle, whole
 
 WIDEST, DEEPEST, NETWORKS = 512, 5, 4

@@ -13,10 +13,10 @@ import numpy as np
 from jax import lax
 
 from .. import plots
-from ..activations import Relu
 from ..data import digits
-from ..kernel import ntk
-from ..layers import Dense, serial
+from ..networks.activations import Relu
+from ..networks.kernel import ntk
+from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two, slider
 
 CLASSES, N, N_NEW = (4, 9), 100, 240

@@ -14,9 +14,9 @@ import numpy as np
 from jax import lax
 
 from .. import plots
-from ..activations import Erf
-from ..ensemble import ensemble
-from ..layers import Dense, serial
+from ..dynamics.ensemble import ensemble
+from ..networks.activations import Erf
+from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two
 
 # of the first layer and of the output layer

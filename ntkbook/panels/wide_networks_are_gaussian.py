@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from .. import plots
-from ..activations import Erf, Relu
+from ..networks.activations import Erf, Relu
 from ..panel import Panel, powers_of_two, slider, toggle, whole
 
 NETWORKS, WIDEST, DEEPEST = 2000, 256, 5

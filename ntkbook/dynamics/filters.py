@@ -1,0 +1,182 @@
+"""What happens to one eigenmode of the kernel in time, and functions of a matrix made of it.
+
+Two clocks: `FlowClock` (gradient flow) and `StepClock` (gradient descent with heavy-ball momentum). Each gives, for
+an eigenvalue lambda, the `decay` of the residual and the `gain` of the coefficients, gain = (1 - decay)/lambda; the
+prediction at any point is k(x, X) gain(K) (y - f0). `apply_mode_function` applies one of them to vectors, with a
+derivative that exists also where eigenvalues coincide. Notebook 05 derives both clocks.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..pytrees import pytree
+
+_SERIES = [1 / float(np.prod(np.arange(1, k + 2, dtype=float))) for k in range(15)]  # 1/(k+1)!
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+_BITS = 48  # a whole number of steps up to 2^48
+
+
+def one_minus_exp_over(x):
+    """(1 - exp(-x)) / x, which is 1 at x = 0 and keeps its digits, and those of its derivative, near there."""
+    is_small = x < 0.5
+    small, large = jnp.where(is_small, x, 0), jnp.where(is_small, 1, x)
+    series = jnp.full_like(x, _SERIES[-1])
+    for coefficient in _SERIES[-2::-1]:
+        series = coefficient - small * series
+    return jnp.where(is_small, series, -jnp.expm1(-large) / large)
+
+
+@pytree
+class FlowClock:
+    """Gradient flow at s = lr * t: decay exp(-s lambda), gain (1 - exp(-s lambda))/lambda, which is s at lambda = 0.
+
+    At s = inf: decay 0 and gain 1/lambda, and for lambda = 0 decay 1 and gain 0, the pseudo-inverse limit.
+    """
+
+    s: Any
+    largest: Any  # eigenvalue
+
+    def decay(self, eigenvalues):
+        s, is_over = _finite(self.s)
+        return jnp.where(is_over, jnp.where(eigenvalues > 0, 0, 1), jnp.exp(-s * eigenvalues))
+
+    def gain(self, eigenvalues):
+        s, is_over = _finite(self.s)
+        gain = _silence(eigenvalues, s * one_minus_exp_over(s * eigenvalues), self.largest)
+        return jnp.where(is_over, _pseudo_inverse(eigenvalues), gain)
+
+    def is_close(self, a, b):
+        s, is_over = _finite(self.s)
+        reach = jnp.where(is_over, 0, 1 / jnp.where(s > 0, s, 1))
+        return jnp.where(s > 0, jnp.abs(a - b) <= 0.5 * (reach + jnp.minimum(a, b)), True)
+
+
+@pytree
+class StepClock:
+    """`steps` steps f <- f - lr K (f - y) + momentum * (last step), per eigenvalue.
+
+    The coefficients follow g <- g + d with d <- momentum d + lr (1 - lambda g), from g = d = 0. Powers of this map
+    are taken by squaring it, in its deviation from the identity: exact for double roots, for lambda = 0, and
+    for slow modes, where the closed form with the roots of the recursion loses its digits.
+    """
+
+    lr: Any
+    momentum: Any
+    steps: Any
+    largest: Any  # eigenvalue
+
+    def decay(self, eigenvalues):
+        return self._both(eigenvalues)[0]
+
+    def gain(self, eigenvalues):
+        return self._both(eigenvalues)[1]
+
+    def is_close(self, a, b):
+        steps, is_over = _finite(self.steps)
+        memory = jnp.minimum(steps, 1 / (1 - self.momentum))
+        rate = self.lr * steps * memory
+        return jnp.where(is_over, jnp.abs(a - b) <= 0.5 * jnp.minimum(a, b), jnp.abs(a - b) * rate <= 0.5)
+
+    def _both(self, eigenvalues):
+        steps, is_over = _finite(self.steps)
+        lr = jnp.broadcast_to(self.lr, eigenvalues.shape)
+        momentum = jnp.broadcast_to(self.momentum, eigenvalues.shape)
+        # One step sends (g, d, 1) to (g + v-row): gain g, residual r = 1 - lambda g, and how d enters (b, c).
+        one = (lr, lr, momentum, momentum, 1 - lr * eigenvalues)
+        none = (jnp.zeros_like(lr), jnp.zeros_like(lr), jnp.zeros_like(lr), jnp.ones_like(lr), jnp.ones_like(lr))
+
+        def square(i, carry):
+            total, power, left = carry
+            is_odd, rest = jnp.mod(left, 2) == 1, jnp.floor(left / 2)
+            total = jax.tree.map(partial(jnp.where, is_odd), _compose(power, total, eigenvalues), total)
+            # once nothing is left, squaring further would only overflow
+            power = jax.tree.map(partial(jnp.where, rest > 0), power, none)
+            return total, _compose(power, power, eigenvalues), rest
+
+        (gain, _, _, _, residual), _, _ = jax.lax.fori_loop(0, _BITS, square, (none, one, steps))
+        fraction = eigenvalues * gain
+        decay = jnp.where(jnp.abs(fraction) < 0.5, 1 - fraction, residual)
+        decay = jnp.where(is_over, jnp.where(eigenvalues * self.lr > 0, 0, 1), decay)
+        over = jnp.where(self.lr > 0, _pseudo_inverse(eigenvalues), 0)
+        return decay, jnp.where(is_over, over, _silence(eigenvalues, gain, self.largest))
+
+
+def _compose(second, first, eigenvalues):
+    """Two stretches of steps; each is (g, v, b, c, r) for the map [[r, b, g], [-lambda v, c, v], [0, 0, 1]]."""
+    g1, v1, b1, c1, r1 = first
+    g2, v2, b2, c2, r2 = second
+    return (
+        g1 + g2 - eigenvalues * g2 * g1 + b2 * v1,
+        v2 - eigenvalues * v2 * g1 + c2 * v1,
+        r2 * b1 + b2 * c1,
+        c2 * c1 - eigenvalues * v2 * b1,
+        r2 * r1 - eigenvalues * b2 * v1,
+    )
+
+
+def _finite(t):
+    """(t with infinity replaced by 0, was it infinite): both branches of a selection must stay finite under grad."""
+    is_over = jnp.isinf(t)
+    return jnp.where(is_over, 0, t), is_over
+
+
+def _silence(eigenvalues, gain, largest):
+    """The gain at lambda = 0 grows for ever, and k(x, X) q is 0 there up to rounding: their product must stay rounding.
+
+    Beyond gain * lambda_max = 1/sqrt(eps) it goes to 0, which is where t = inf has it.
+    """
+    size = jnp.minimum(gain * largest * float(jnp.finfo(gain.dtype).eps) ** 0.5, 10)
+    return jnp.where(eigenvalues > 0, gain, gain * jnp.exp(-(size**4)))
+
+
+def _pseudo_inverse(eigenvalues):
+    return jnp.where(eigenvalues > 0, 1 / jnp.where(eigenvalues > 0, eigenvalues, 1), 0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def apply_mode_function(which, k, eigenvalues, modes, clock, v):
+    """h(K) v = Q diag(h(lambda)) Q^T v, with h the `decay` or the `gain` of `clock`; v is (n, m).
+
+    (eigenvalues, modes) are those of `k`. The derivative in K is that of Daleckii and Krein, Q (H * (Q^T dK Q)) Q^T v
+    with H the divided differences of h: unlike the derivative of eigenvectors it is finite for equal eigenvalues, which
+    every symmetric data set has.
+    """
+    return modes @ (getattr(clock, which)(eigenvalues)[:, None] * (modes.T @ v))
+
+
+@partial(apply_mode_function.defjvp, symbolic_zeros=True)
+def _(which, primals, tangents):
+    k, eigenvalues, modes, clock, v = primals
+    dk, _, _, dclock, dv = tangents
+    w = modes.T @ v
+    h = lambda clock: getattr(clock, which)(eigenvalues)
+    is_zero = lambda leaf: isinstance(leaf, jax.custom_derivatives.SymbolicZero)
+    value, change = h(clock), jnp.zeros_like(w)
+    if not is_zero(dk):
+        change += (_divided_differences(which, eigenvalues, clock) * (modes.T @ (dk + dk.T) @ modes / 2)) @ w
+    if not is_zero(dv):
+        change += value[:, None] * (modes.T @ dv)
+    moving = jax.tree.leaves(dclock, is_leaf=is_zero)
+    if not all(map(is_zero, moving)):
+        dense = [jnp.zeros(leaf.shape, leaf.dtype) if is_zero(leaf) else leaf for leaf in moving]
+        dclock = jax.tree.unflatten(jax.tree.structure(clock), dense)
+        change += jax.jvp(h, (clock,), (dclock,))[1][:, None] * w
+    return modes @ (value[:, None] * w), modes @ change
+
+
+def _divided_differences(which, eigenvalues, clock):
+    """(h(a) - h(b))/(a - b) for all pairs; for close ones the mean of h' between them, by Gauss-Legendre."""
+    h = getattr(clock, which)
+    a, b = eigenvalues[:, None], eigenvalues[None, :]
+    is_close = clock.is_close(a, b)
+    values = h(eigenvalues)
+    far = (values[:, None] - values[None, :]) / jnp.where(is_close, 1, a - b)
+    half = jnp.where(is_close, a - b, 0) / 2
+    at = (a + b) / 2 + jnp.asarray(_NODES, half.dtype)[:, None, None] * half  # (nodes, n, n)
+    slopes = jax.jvp(h, (at,), (jnp.ones_like(at),))[1]
+    close = jnp.tensordot(jnp.asarray(_WEIGHTS / 2, half.dtype), slopes, axes=1)
+    return jnp.where(is_close, close, far)

@@ -1,0 +1,260 @@
+"""How well a kernel generalizes: learning curves from its spectrum, and the peaks of double descent.
+
+Averages over data sets have closed forms in the limit of many dimensions: for kernel regression from eigenvalues and
+the target's power in the modes, for random features from two ratios. The finite-width NTK has its own peak, where the
+network has as many parameters as there are examples. Notebook 13 uses it.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from .. import checks
+from ..networks.activations import Activation
+from ..networks.layers import standard_normals
+from .spectrum import eigenmodes
+
+_HALVINGS = 200
+
+
+def learning_curve(
+    eigenvalues: ArrayLike,
+    target_power: ArrayLike,
+    n: ArrayLike,
+    *,
+    ridge: ArrayLike = 0.0,
+    noise: ArrayLike = 0.0,
+    multiplicity: ArrayLike | None = None,
+) -> Float[Array, "..."]:
+    """Expected test error of kernel regression on n examples (a number or an array), against clean targets.
+
+    z = ridge + z sum_i lambda_i/(n lambda_i + z),  gamma = n sum_i lambda_i^2/(n lambda_i + z)^2
+    E = [sum_i a_i^2 z^2/(n lambda_i + z)^2 + noise * gamma] / (1 - gamma)
+
+    `eigenvalues` (M,) are those of the kernel as an operator under the distribution of inputs, for orthonormal
+    eigenfunctions; `target_power` (M,) holds a_i^2, the target's squared coefficients; `ridge` is added to the diagonal
+    of the kernel matrix; `noise` is the variance of label noise. Where eigenvalues repeat, as on spheres, give each
+    once with its `multiplicity` (M,), and the total power of its eigenspace. What is cut off from a spectrum acts as
+    ridge: add its sum. With no ridge and n equal to the number of modes the error is infinite: the peak.
+
+    Exact for Gaussian features and many modes; on the circle wrong by factors of 2 to 4 (too few dimensions).
+
+    Raises:
+        TypeError, ValueError: for arrays of different lengths, and negative numbers.
+
+    Bordelon et al. 2020; Simon et al. 2021.
+    """
+    lam, power = (
+        checks.as_array(a, name, ndim=1) for a, name in ((eigenvalues, "eigenvalues"), (target_power, "target_power"))
+    )
+    count = jnp.ones_like(lam) if multiplicity is None else checks.as_array(multiplicity, "multiplicity", ndim=1)
+    checks.same_length(len(lam), power, "target_power")
+    checks.same_length(len(lam), count, "multiplicity")
+    for name, value in (
+        ("eigenvalues", lam),
+        ("target_power", power),
+        ("multiplicity", count),
+        ("n", n),
+        ("ridge", ridge),
+        ("noise", noise),
+    ):
+        checks.non_negative(value, name)
+    dtype = jnp.result_type(lam.dtype, power.dtype)
+    n, ridge, noise = (jnp.asarray(a).astype(dtype) for a in (n, ridge, noise))
+    return _learning_curve(lam.astype(dtype), power.astype(dtype), count.astype(dtype), n, ridge, noise)
+
+
+@jax.jit
+def _learning_curve(lam, power, count, n, ridge, noise):
+    n = n[..., None]
+    z = _effective_ridge(lam, count, n, ridge)
+    shrinkage = z / jnp.where(z > 0, n * lam + z, 1)  # what is not learned of each mode
+    learned = n * lam / jnp.where(lam > 0, n * lam + z, 1)
+    is_zero = (z == 0) & (lam == 0)
+    bias = (power * jnp.where(is_zero, 1, shrinkage) ** 2).sum(axis=-1)
+    gamma = (count * learned**2).sum(axis=-1) / jnp.where(n[..., 0] > 0, n[..., 0], 1)
+    return (bias + noise * gamma) / (1 - gamma)
+
+
+def _effective_ridge(lam, count, n, ridge):
+    """The z > 0 with ridge/z + sum lambda/(n lambda + z) = 1, or 0 where n exceeds the modes without ridge."""
+    total = ridge + (count * lam).sum()
+    excess = lambda z: ridge / z + (count * lam / (n * lam + z)).sum(axis=-1, keepdims=True) - 1
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        is_above = excess(jnp.exp(middle)) > 0
+        return jnp.where(is_above, middle, low), jnp.where(is_above, high, middle)
+
+    high = jnp.broadcast_to(jnp.log(total), n.shape)
+    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (high - 60, high))
+    z = jax.lax.stop_gradient(jnp.exp((low + high) / 2))
+    # One step of Newton from the root: it carries the derivatives with respect to everything.
+    slope = jax.lax.stop_gradient(jax.jvp(excess, (z,), (jnp.ones_like(z),))[1])
+    is_root = z > total * 1e-25
+    return jnp.where(is_root, z - excess(z) / jnp.where(is_root, slope, 1), 0)
+
+
+def random_features_error(
+    activation: Activation,
+    features_per_dimension: ArrayLike,
+    examples_per_dimension: ArrayLike,
+    *,
+    ridge: ArrayLike,
+    noise: ArrayLike = 0.0,
+    linear_power: ArrayLike = 1.0,
+    nonlinear_power: ArrayLike = 0.0,
+) -> Float[Array, "..."]:
+    """Test error of ridge regression on N random features, n examples, d dimensions, all large: double descent.
+
+    Features phi(<theta, x>/sqrt d) with |x|^2 = |theta|^2 = d; the objective is (1/n) sum (y - a . features)^2 plus
+    (N ridge/d) |a|^2. psi_1 = N/d and psi_2 = n/d may be arrays that broadcast; at small ridge the peak is at N = n.
+    The target has `linear_power` in linear functions and `nonlinear_power` in higher ones; `noise` is the variance of
+    the label noise, and the error is against clean targets.
+
+    Raises:
+        TypeError, ValueError: for what is no activation, and numbers that are not positive where they must be.
+
+    Mei and Montanari 2019. There the resolvents solve two complex equations along the imaginary axis, where
+    both are imaginary: their product -p is the root of one real equation, which is bisected here.
+    """
+    if not isinstance(activation, Activation):
+        raise TypeError(f"Expected an activation such as Relu(), got {activation!r}.")
+    numbers = {
+        "features_per_dimension": features_per_dimension,
+        "examples_per_dimension": examples_per_dimension,
+        "ridge": ridge,
+        "noise": noise,
+        "linear_power": linear_power,
+        "nonlinear_power": nonlinear_power,
+    }
+    for name, value in numbers.items():
+        checks.non_negative(value, name)
+    dtype = jnp.result_type(float)
+    psi_1, psi_2, *rest = (jnp.asarray(value).astype(dtype) for value in numbers.values())
+    return _random_features_error(activation, *jnp.broadcast_arrays(psi_1, psi_2), *rest)
+
+
+@jax.jit
+def _random_features_error(activation, psi_1, psi_2, ridge, noise, linear, nonlinear):
+    one = jnp.ones((), psi_1.dtype)
+    mu0_2, mu1_2 = activation.dual(one, one, 0 * one)  # squares of E[phi] and E[phi']
+    mu_star_2 = activation.variance(one)[0] - mu0_2 - mu1_2
+    zeta2, s2 = mu1_2 / mu_star_2, psi_1 * psi_2 * ridge / mu_star_2
+    u = lambda p: p + zeta2 * p / (1 + zeta2 * p)
+    smaller = jnp.minimum(psi_1, psi_2)
+
+    def halve(_, bounds):
+        low, high = bounds
+        p = (low + high) / 2
+        is_below = (u(p) < smaller) & ((psi_1 - u(p)) * (psi_2 - u(p)) > p * s2)
+        return jnp.where(is_below, p, low), jnp.where(is_below, high, p)
+
+    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(psi_1), smaller))
+    x, z = -(low + high) / 2, zeta2  # chi = nu_1 nu_2 < 0
+    E0 = (
+        -(x**5) * z**3
+        + 3 * x**4 * z**2
+        + (psi_1 * psi_2 - psi_2 - psi_1 + 1) * x**3 * z**3
+        - 2 * x**3 * z**2
+        - 3 * x**3 * z
+        + (psi_1 + psi_2 - 3 * psi_1 * psi_2 + 1) * x**2 * z**2
+        + 2 * x**2 * z
+        + x**2
+        + 3 * psi_1 * psi_2 * x * z
+        - psi_1 * psi_2
+    )
+    E1 = psi_2 * x**3 * z**2 - psi_2 * x**2 * z + psi_1 * psi_2 * x * z - psi_1 * psi_2
+    E2 = (
+        x**5 * z**3
+        - 3 * x**4 * z**2
+        + (psi_1 - 1) * x**3 * z**3
+        + 2 * x**3 * z**2
+        + 3 * x**3 * z
+        + (-psi_1 - 1) * x**2 * z**2
+        - 2 * x**2 * z
+        - x**2
+    )
+    return linear * E1 / E0 + (noise + nonlinear) * E2 / E0 + nonlinear
+
+
+def finite_ntk_error(
+    key: Array,
+    activation: Activation,
+    width: int,
+    x_train: ArrayLike,
+    y_train: ArrayLike,
+    x_test: ArrayLike,
+    y_test: ArrayLike,
+    *,
+    n_networks: int = 20,
+    ridge: ArrayLike = 0.0,
+) -> Float[Array, "n_networks"]:
+    """Test errors of regression with the NTKs of random networks of one hidden layer, (n_networks,).
+
+    f(x) = a . phi(W x/sqrt d)/sqrt(width), trained linearized and to the end from an output that is taken off, so that
+    f(x) = K(x, X) K(X, X)^{-1} y; without inverse, the pseudo-inverse. The error peaks where the parameters,
+    width * (d + 1), are as many as the examples.
+
+    Raises:
+        TypeError, ValueError: for what is no activation or no array, and targets of another length.
+
+    Adlam and Pennington 2020, who solve the limit of it.
+    """
+    if not isinstance(activation, Activation):
+        raise TypeError(f"Expected an activation such as Erf(), got {activation!r}.")
+    checks.positive_int(width, "width")
+    checks.positive_int(n_networks, "n_networks")
+    checks.non_negative(ridge, "ridge")
+    x_train, x_test = checks.as_array(x_train, "x_train", ndim=2), checks.as_array(x_test, "x_test", ndim=2)
+    checks.same_features(x_train, x_test)
+    y_train, y_test = checks.as_array(y_train, "y_train", ndim=1), checks.as_array(y_test, "y_test", ndim=1)
+    checks.same_length(x_train.shape[0], y_train, "y_train")
+    checks.same_length(x_test.shape[0], y_test, "y_test")
+    data = tuple(a.astype(x_train.dtype) for a in (x_train, y_train, x_test, y_test))
+    return _finite_ntk_errors(jax.random.split(key, n_networks), activation, width, data, ridge)
+
+
+@partial(jax.jit, static_argnames="width")
+def _finite_ntk_errors(keys, activation, width, data, ridge):
+    x_train, y_train, x_test, y_test = data
+    ridge = jnp.asarray(ridge).astype(x_train.dtype)
+
+    def error(key):
+        d = x_train.shape[1]
+        W, a = standard_normals(key, ((width, d), (width,)), x_train.dtype)
+
+        def signals(x):
+            """(phi(z), a phi'(z)), each (n, width), at the preactivations z."""
+            z = x @ W.T / d**0.5
+            phi, slope = jax.jvp(activation.phi, (z,), (jnp.ones_like(z),))
+            return phi / width**0.5, a * slope / width**0.5
+
+        def ntk(x1, x2):
+            (phi1, back1), (phi2, back2) = signals(x1), signals(x2)
+            return phi1 @ phi2.T + (x1 @ x2.T / d) * (back1 @ back2.T)
+
+        eigenvalues, modes = eigenmodes(ntk(x_train, x_train))
+        inverse = jnp.where(eigenvalues > 0, 1 / jnp.where(eigenvalues > 0, eigenvalues + ridge, 1), 0)
+        outputs = ntk(x_test, x_train) @ (modes @ (inverse * (modes.T @ y_train)))
+        return jnp.square(outputs - y_test).mean()
+
+    return jax.lax.map(error, keys)
+
+
+def learnability(eigenvalues: Any, n: ArrayLike, *, ridge: ArrayLike = 0.0) -> Float[Array, "M"]:
+    """The share of each mode that n examples teach, lambda n/(lambda n + z); without ridge they sum to n.
+
+    Simon et al. 2021.
+    """
+    lam = checks.as_array(eigenvalues, "eigenvalues", ndim=1)
+    for name, value in (("eigenvalues", lam), ("n", n), ("ridge", ridge)):
+        checks.non_negative(value, name)
+    n, ridge = (jnp.asarray(a).astype(lam.dtype) for a in (n, ridge))
+    z = _effective_ridge(lam, jnp.ones_like(lam), n[..., None], ridge)
+    return lam * n / jnp.where(lam > 0, lam * n + z, 1)

@@ -1,0 +1,256 @@
+"""Activations: phi beside its dual, the Gaussian averages that an infinitely wide layer sees.
+
+For (u, v) Gaussian with variances q1, q2 and covariance k, `dual(q1, q2, k)` is the pair T = E[phi(u) phi(v)] and
+Tdot = E[phi'(u) phi'(v)]. By Price's theorem Tdot = dT/dk where phi does not jump, and the tests hold every class to
+it. A new activation is a class with `phi` and `dual`, a name in `__init__`, a row in the test's list. Here: the
+contract, the activations with a kink or a jump at zero, erf and GELU. Others: smooth_activations.py,
+quadrature.py. Notebook 02 draws all.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..numerics import arccos, cosine, safe_sqrt, sine
+from ..pytrees import pytree
+from .kernel import Kernel, Layer, like
+
+Pair = tuple[Array, Array]
+
+
+class Activation(Layer):
+    """An elementwise function of Gaussian signals."""
+
+    def phi(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The function itself."""
+        raise NotImplementedError
+
+    def dual(self, q1: Array, q2: Array, k: Array) -> Pair:
+        """(E[phi(u) phi(v)], E[phi'(u) phi'(v)]) for variances q1, q2 and covariance k, which broadcast."""
+        raise NotImplementedError
+
+    def variance(self, q: Array) -> Pair:
+        """(E[phi(u)^2], E[phi'(u)^2]) for a variance q: `dual(q, q, q)` without its rounding at kinks."""
+        return self.dual(q, q, q)
+
+    def init(self, key: Array, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[()]]:
+        return input_shape, ()
+
+    def apply(self, params: tuple[()], x: Array) -> Array:
+        return self.phi(x)
+
+    def kernel(self, k: Kernel) -> Kernel:
+        if not k.is_gaussian:
+            raise ValueError(
+                f"Expected Gaussian signals before {type(self).__name__}, got raw inputs or the output of another "
+                "activation. An activation follows random weights: put Dense or Conv before it."
+            )
+        T, Tdot = self.dual(k.var1, k.var2, k.nngp)
+        T1, Tdot1 = self.variance(k.var1)
+        T2, _ = self.variance(k.var2)
+        return k.replace(
+            nngp=k.on_diagonal(T, T1),
+            ntk=k.on_diagonal(Tdot, Tdot1) * k.ntk,
+            var1=T1,
+            var2=T2,
+            is_gaussian=False,
+            is_fresh=False,
+        )
+
+    def requires(self, needs: frozenset[str]) -> frozenset[str]:
+        return needs | {"variances"}
+
+
+@pytree
+class Identity(Activation):
+    """phi(x) = x: a layer that changes nothing."""
+
+    def phi(self, x):
+        return x
+
+    def dual(self, q1, q2, k):
+        return k, jnp.ones_like(k)
+
+    def kernel(self, k: Kernel) -> Kernel:
+        return k
+
+
+def _rectified(a: Array, b: Array, q1: Array, q2: Array, k: Array) -> Pair:
+    """The dual of a min(x, 0) + b max(x, 0). Cho and Saul 2009, eq. 3; Tsuchida et al. 2018, eq. 8.
+
+    Written as (b - a)^2 times the rectifier's dual plus a b times the identity's: exact at both ends.
+    """
+    c = cosine(q1, q2, k)
+    pi_minus_angle = jnp.pi - arccos(c)
+    T = safe_sqrt(q1) * safe_sqrt(q2) * _arc_cosine(c) / (2 * jnp.pi)
+    return (b - a) ** 2 * T + a * b * k, (b - a) ** 2 * pi_minus_angle / (2 * jnp.pi) + a * b
+
+
+@jax.custom_jvp
+def _arc_cosine(c: Array) -> Array:
+    """sin(angle) + (pi - angle) cos(angle); its derivative in c is pi - angle, finite also where c = 1."""
+    return sine(c) + (jnp.pi - arccos(c)) * c
+
+
+@_arc_cosine.defjvp
+def _(primals, tangents):
+    (c,), (dc,) = primals, tangents
+    return _arc_cosine(c), (jnp.pi - arccos(c)) * dc
+
+
+@pytree
+class Relu(Activation):
+    """phi(x) = max(x, 0). Cho and Saul 2009, the arc-cosine kernel of order 1."""
+
+    def phi(self, x):
+        return jnp.maximum(x, 0)
+
+    def dual(self, q1, q2, k):
+        return _rectified(like(0.0, k), like(1.0, k), q1, q2, k)
+
+    def variance(self, q):
+        return q / 2, jnp.full_like(q, 0.5)
+
+
+@pytree
+class LeakyRelu(Activation):
+    """phi(x) = max(x, 0) + slope min(x, 0)."""
+
+    slope: Any = 0.01
+
+    def phi(self, x):
+        return jnp.where(x > 0, x, like(self.slope, x) * x)
+
+    def dual(self, q1, q2, k):
+        return _rectified(like(self.slope, k), like(1.0, k), q1, q2, k)
+
+    def variance(self, q):
+        half = (1 + like(self.slope, q) ** 2) / 2
+        return half * q, jnp.full_like(q, half)
+
+
+@pytree
+class Abs(Activation):
+    """phi(x) = |x|."""
+
+    def phi(self, x):
+        return jnp.abs(x)
+
+    def dual(self, q1, q2, k):
+        return _rectified(like(-1.0, k), like(1.0, k), q1, q2, k)
+
+    def variance(self, q):
+        return q, jnp.ones_like(q)
+
+
+@jax.custom_jvp
+def rest(q: Array) -> Array:
+    """1 / (1 + q). Its derivative is a product of small numbers: the square of a large variance would overflow."""
+    return 1 / (1 + q)
+
+
+@rest.defjvp
+def _(primals, tangents):
+    (q,), (dq,) = primals, tangents
+    return rest(q), -dq * rest(q) * rest(q)
+
+
+@jax.custom_jvp
+def share(q: Array) -> Array:
+    """q / (1 + q), what is left of one by `rest`, exact for small variances too."""
+    return q / (1 + q)
+
+
+@share.defjvp
+def _(primals, tangents):
+    (q,), (dq,) = primals, tangents
+    return share(q), dq * rest(q) * rest(q)
+
+
+def shares(q1: Array, q2: Array, k: Array) -> tuple[Array, Array, Array]:
+    """s = 1 / sqrt((1 + q1)(1 + q2)), r = s k, and sqrt(1 - r^2) with all its digits, for k^2 up to q1 q2.
+
+    Prevents: overflow of a product of variances, and a root of less than nothing.
+    """
+    s = jnp.sqrt(rest(q1)) * jnp.sqrt(rest(q2))
+    r = s * k
+    least = rest(q1) + rest(q2) - rest(q1) * rest(q2)  # 1 - share(q1) share(q2), without its cancellation
+    surplus = share(q1) * share(q2) - r * r  # zero where the two points are parallel
+    # What rounds below zero is zero, and yet has its derivatives; they are noise only where the rest has vanished too.
+    is_noise = (surplus < 8 * jnp.finfo(k.dtype).eps) & (least < 1e-9)
+    surplus = jnp.where(is_noise, 0, surplus - jax.lax.stop_gradient(jnp.minimum(surplus, 0)))
+    return s, r, jnp.sqrt(least + surplus)
+
+
+def shares_of_one(q: Array) -> tuple[Array, Array, Array]:
+    """`shares(q, q, q)` without its rounding."""
+    return rest(q), share(q), jnp.sqrt(rest(q) * (2 - rest(q)))
+
+
+@pytree
+class Erf(Activation):
+    """phi(x) = erf(x). Williams 1997, eq. 11."""
+
+    def phi(self, x):
+        return jax.scipy.special.erf(x)
+
+    def dual(self, q1, q2, k):
+        return self._dual(*shares(2 * q1, 2 * q2, 2 * k))
+
+    def variance(self, q):
+        return self._dual(*shares_of_one(2 * q))
+
+    def _dual(self, s, r, root):
+        return 2 / jnp.pi * jnp.arctan2(r, root), 4 / jnp.pi * (s / root)
+
+
+@pytree
+class Gelu(Activation):
+    """phi(x) = x Phi(x), with the normal distribution function: the exact GELU. Tsuchida et al. 2021, Proposition 3."""
+
+    def phi(self, x):
+        return jax.nn.gelu(x, approximate=False)
+
+    def dual(self, q1, q2, k):
+        return self._dual(q1, q2, k, *shares(q1, q2, k))
+
+    def variance(self, q):
+        return self._dual(q, q, q, *shares_of_one(q))
+
+    def _dual(self, q1, q2, k, s, r, root):
+        angle = jnp.arctan2(root, -r)  # pi/2 + arctan(r / root), whose two terms would cancel for opposite points
+        slope, width = r / root, root * (jnp.sqrt(1 + q1) * jnp.sqrt(1 + q2))
+        T = k * angle + slope * r * s + share(q1) * share(q2) * width
+        bracket = (s / root) ** 2 + rest(q1) + rest(q2)
+        return T / (2 * jnp.pi), (angle + slope * bracket) / (2 * jnp.pi)
+
+
+@pytree
+class Step(Activation):
+    """phi(x) = 1 for x > 0, else 0. Its slope is zero almost everywhere, so weights before it have no NTK."""
+
+    def phi(self, x):
+        return (x > 0).astype(x.dtype)
+
+    def dual(self, q1, q2, k):
+        T = (jnp.pi - arccos(cosine(q1, q2, k))) / (2 * jnp.pi)
+        return jnp.where((q1 > 0) & (q2 > 0), T, 0), jnp.zeros_like(k)
+
+    def variance(self, q):
+        return jnp.where(q > 0, 0.5, 0).astype(q.dtype), jnp.zeros_like(q)
+
+
+@pytree
+class Sign(Activation):
+    """phi(x) = 1 for x > 0, -1 for x < 0, 0 at 0. Its slope is zero almost everywhere, as that of `Step`."""
+
+    def phi(self, x):
+        return jnp.sign(x)
+
+    def dual(self, q1, q2, k):
+        return 1 - 2 / jnp.pi * arccos(cosine(q1, q2, k)), jnp.zeros_like(k)
+
+    def variance(self, q):
+        return (q > 0).astype(q.dtype), jnp.zeros_like(q)

@@ -1,0 +1,197 @@
+"""Self-attention with infinitely many heads, for sequences (n, s, channels).
+
+Which positions look at which is itself made by random weights. With 1/d scaling and shared query and key weights
+the attention matrix becomes deterministic as the key width grows; with 1/sqrt(d) its entries stay Gaussian, and
+averages of their zeta are duals of activations again. Notebook 15 uses it. Hron et al. 2020 (arXiv:2006.10540); the
+NTK for 1/sqrt(d) scaling and any elementwise zeta follows from the same limit and is held against finite networks.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .. import checks
+from ..pytrees import pytree, static
+from .activations import Activation, Identity, Relu
+from .kernel import Kernel, Layer, like
+from .layers import standard_normals
+from .positions import diagonal_of_pairs
+
+_einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+ZETAS = {"identity": Identity(), "relu": Relu()}
+
+
+@pytree
+class SelfAttention(Layer):
+    """concat over heads of zeta(G) V, times W_O, plus a bias; G = scale * Q K^T, with Q, K, V linear in the inputs.
+
+    scaling="linear": scale 1/key_width, and the keys use the query weights (apart, G would vanish)
+    scaling="sqrt": scale 1/sqrt(key_width), independent query and key weights
+    zeta: "softmax" (over the attended positions; linear scaling only), "identity", "relu", or an activation layer
+
+    All weights are N(0, 1), with the standard deviations of the arguments over the square root of the fan-in.
+    `position_std` adds to the inputs of queries and keys, not of values, an untrained Gaussian encoding with covariance
+    position_std^2 R, R_ij = exp(-position_decay |i - j|), or R = 1 for `position_decay=None`. The kernel's encoding is
+    uncorrelated with the inputs, as over many channels: put Dense before if the inputs have few.
+    """
+
+    width: int = static()
+    heads: int = static(default=8)
+    key_width: int = static(default=64)
+    value_width: int = static(default=64)
+    scaling: str = static(default="linear", kw_only=True)
+    zeta: str | Activation = static(default="softmax", kw_only=True)
+    W_query_std: Any = 1.0
+    W_key_std: Any = 1.0
+    W_value_std: Any = 1.0
+    W_out_std: Any = 1.0
+    b_std: Any = 0.0
+    position_std: Any = 0.0
+    position_decay: Any = None
+
+    def __post_init__(self):
+        for name in ("width", "heads", "key_width", "value_width"):
+            checks.positive_int(getattr(self, name), name)
+        checks.one_of(self.scaling, "scaling", ("linear", "sqrt"))
+        if not isinstance(self.zeta, Activation):
+            checks.one_of(self.zeta, "zeta", ("softmax", *ZETAS))
+        if self.scaling == "sqrt" and self.zeta == "softmax":
+            raise ValueError(
+                "Expected an elementwise zeta with scaling='sqrt', got softmax, whose Gaussian average has no closed "
+                "form. Use scaling='linear', or zeta='relu' or 'identity'."
+            )
+
+    def init(self, key, input_shape):
+        _, s, channels = _check_sequence(input_shape)
+        shapes = {
+            "query": (self.heads, channels, self.key_width),
+            "key": (self.heads, channels, self.key_width),
+            "value": (self.heads, channels, self.value_width),
+            "out": (self.heads, self.value_width, self.width),
+            "bias": (self.width,),
+            "position": (s, channels),
+        }
+        return (input_shape[0], s, self.width), dict(zip(shapes, standard_normals(key, tuple(shapes.values()))))
+
+    def apply(self, params, x):
+        _, s, channels = _check_sequence(x.shape)
+        encoding = (
+            like(self.position_std, x)
+            * jnp.linalg.cholesky(self._correlation(s, x))
+            @ jax.lax.stop_gradient(params["position"])
+        )
+        encoded = x + encoding
+        query_weights = params["query"]
+        key_weights = query_weights if self.scaling == "linear" else params["key"]
+        Q = like(self.W_query_std, x) / channels**0.5 * jnp.einsum("nsc,hck->nhsk", encoded, query_weights)
+        K = like(self.W_key_std, x) / channels**0.5 * jnp.einsum("nsc,hck->nhsk", encoded, key_weights)
+        V = like(self.W_value_std, x) / channels**0.5 * jnp.einsum("nsc,hcv->nhsv", x, params["value"])
+        scale = 1 / self.key_width if self.scaling == "linear" else self.key_width**-0.5
+        A = self._zeta(scale * jnp.einsum("nhsk,nhtk->nhst", Q, K), axis=-1)
+        out = jnp.einsum("nhst,nhtv,hvo->nso", A, V, params["out"])
+        out_scale = like(self.W_out_std, x) / (self.heads * self.value_width) ** 0.5
+        return out_scale * out + like(self.b_std, x) * params["bias"]
+
+    def kernel(self, k):
+        if k.keep not in ("all", "inside") or k.nngp.ndim != 4:
+            what = {2: "flat data", 6: "images"}.get(k.nngp.ndim, f"a kernel of shape {k.nngp.shape}")
+            raise ValueError(
+                f"Expected sequences (n, s, channels) before SelfAttention, got {what}. Reshape to sequences."
+            )
+        b2 = like(self.b_std, k.nngp) ** 2
+        average = self._linear if self.scaling == "linear" else self._sqrt
+        attend, trained = average(k)
+        nngp = attend(k.nngp) + b2
+        # values and outputs, the bias, the layers before through the values, and through queries and keys
+        ntk = 2 * (nngp - b2) + b2 + attend(k.ntk) + trained
+        out = k.replace(nngp=nngp, ntk=ntk, width=self.width, is_gaussian=True, is_fresh=True)
+        if k.keep == "inside":
+            return out.replace(var1=diagonal_of_pairs(nngp, 1, 0), var2=diagonal_of_pairs(nngp, 1, 1))
+        if k.inside1 is None or k.inside2 is None:  # nothing that follows reads the variances (`requires`)
+            return out.replace(var1=jnp.full_like(k.var1, jnp.nan), var2=jnp.full_like(k.var2, jnp.nan))
+        return out.replace(
+            var1=diagonal_of_pairs(self.kernel(k.inside1).nngp, 1, 0),
+            var2=diagonal_of_pairs(self.kernel(k.inside2).nngp, 1, 1),
+        )
+
+    def requires(self, needs):
+        own = {"all", "inside"} if self.scaling == "linear" else {"all", "variances"}
+        return needs | own | ({"inside"} if "variances" in needs else set())
+
+    def _zeta(self, G: Array, axis: int) -> Array:
+        if isinstance(self.zeta, Activation):
+            return self.zeta.phi(G)
+        return jax.nn.softmax(G, axis) if self.zeta == "softmax" else ZETAS[self.zeta].phi(G)
+
+    def _linear(self, k: Kernel):
+        """Z(x) K Z(x')^T, with the deterministic attention Z(x) = zeta(W_query_std W_key_std K(x, x))."""
+        W_ov2 = self._squared(k, "W_value_std", "W_out_std")
+        if k.keep == "inside":
+            Z = self._attention(k)
+
+            def attend(array: Array) -> Array:
+                s = array.shape[0]
+                return W_ov2 * _einsum("acn,cdn,bdn->abn", Z, array.reshape(s, s, -1), Z).reshape(array.shape)
+
+            return attend, 0
+        Z1, Z2 = self._attention(k.inside1), self._attention(k.inside2)
+        return lambda array: W_ov2 * _einsum("acn,cdnm,bdm->abnm", Z1, array, Z2), 0
+
+    def _attention(self, inside: Kernel | None) -> Array:
+        """Z(x) of each example, (s, s, n): row a holds how much position a attends to each other."""
+        assert inside is not None and inside.keep == "inside"  # `requires` asked for it
+        s = inside.nngp.shape[0]
+        W_qk = like(self.W_query_std, inside.nngp) * like(self.W_key_std, inside.nngp)
+        return self._zeta(W_qk * self._encoded(inside.nngp).reshape(s, s, -1), axis=1)
+
+    def _sqrt(self, k: Kernel):
+        """Averages over Gaussian attention logits, Cov(G_ac(x), G_bd(x')) = (W_query_std W_key_std)^2 K_ab K_cd."""
+        W_qk2, W_ov2 = self._squared(k, "W_query_std", "W_key_std"), self._squared(k, "W_value_std", "W_out_std")
+        K, encoding_variance = self._encoded(k.nngp), like(self.position_std, k.nngp) ** 2
+
+        def ab_cd(array: Array) -> Array:  # [a, b, c, d, n1, n2]
+            return array[:, :, None, None] * array[None, None]
+
+        logits = Kernel(
+            W_qk2 * ab_cd(K),
+            jnp.ones((), K.dtype),
+            W_qk2 * ab_cd(k.var1 + encoding_variance),
+            W_qk2 * ab_cd(k.var2 + encoding_variance),
+            width=self.key_width,
+            is_gaussian=True,
+            twin_axes=((0, 1), (2, 3), *(axes for axes in k.twin_axes if axes == (-2, -1))) if k.twin_axes else (),
+        )
+        zeta = self.zeta if isinstance(self.zeta, Activation) else ZETAS[self.zeta]
+        weights = zeta.kernel(logits)  # .nngp: E[zeta zeta], .ntk: E[zeta' zeta']
+
+        def attend(array: Array) -> Array:
+            return W_ov2 * (weights.nngp * array[None, None]).sum((2, 3))
+
+        slopes = weights.ntk * k.nngp[None, None]
+        of_K, of_ntk = (slopes * K[None, None]).sum((2, 3)), (slopes * k.ntk[None, None]).sum((2, 3))
+        return attend, W_ov2 * W_qk2 * ((2 * K + k.ntk) * of_K + K * of_ntk)
+
+    def _squared(self, k: Kernel, *names: str) -> Array:
+        product = 1.0
+        for name in names:
+            product = product * like(jnp.square(getattr(self, name)), k.nngp)
+        return jnp.asarray(product)
+
+    def _encoded(self, K: Array) -> Array:
+        """The kernel of the inputs of queries and keys: positions are added to it."""
+        return K + like(self.position_std, K) ** 2 * self._correlation(K.shape[0], K)[:, :, None, None]
+
+    def _correlation(self, s: int, array: Array) -> Array:
+        if self.position_decay is None:
+            return jnp.eye(s, dtype=array.dtype)
+        distance = jnp.abs(jnp.arange(s)[:, None] - jnp.arange(s)).astype(array.dtype)
+        return jnp.exp(-like(self.position_decay, array) * distance)
+
+
+def _check_sequence(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 3:
+        raise ValueError(f"Expected sequences (n, s, channels) for SelfAttention, got shape {shape}. Reshape them.")
+    return shape

@@ -1,0 +1,265 @@
+"""Convolution and pooling: layers for images (n, h, w, channels) and sequences (n, s, channels).
+
+Their kernels carry position axes in front (positions.py): each position with itself is enough before `Flatten`;
+pooling and attention mix positions, and need all pairs, the 8 x 8 x 8 x 8 of a small image. Convolution moves both
+positions of a pair together: its rule is a mean over shifts along diagonals, one direction at a time. Notebook 15.
+
+Arora et al. 2019 (CNTK), section 4 and appendix; Novak et al. 2019, section 2.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .. import checks
+from ..pytrees import pytree, static
+from .kernel import Kernel, Layer
+from .layers import affine_kernel, affine_weights, check_affine, scale_params, standard_normals
+from .positions import diagonal, diagonal_of_pairs, one_sided, position_axes
+
+Axes = list[tuple[int, ...]]
+
+
+@pytree
+class Conv(Layer):
+    """A convolution to `channels`, with scales as in `Dense`; the fan-in is channels times filter size.
+
+    nngp' = W_std^2 mean of nngp over the filter + b_std^2, for pairs of positions shifted together.
+
+    padding: "SAME" (zeros, as XLA pads), "VALID", or "CIRCULAR" (the size of SAME, wrapped around).
+    """
+
+    channels: int = static()
+    filter_shape: tuple[int, ...] = static()
+    strides: tuple[int, ...] = static(default=(1, 1))
+    padding: str = static(default="SAME")
+    W_std: Any = 1.0
+    b_std: Any = 0.0
+    parameterization: str = static(default="ntk", kw_only=True)
+
+    def __post_init__(self):
+        checks.positive_int(self.channels, "channels")
+        object.__setattr__(self, "filter_shape", _window(self.filter_shape, "filter_shape"))
+        strides = _window(self.strides, "strides")
+        if len(strides) != len(self.filter_shape) and set(strides) == {1}:
+            strides = (1,) * len(self.filter_shape)
+        object.__setattr__(self, "strides", strides)
+        _same_directions(self.filter_shape, strides, "strides")
+        checks.one_of(self.padding, "padding", ("SAME", "VALID", "CIRCULAR"))
+        check_affine(self)
+
+    @property
+    def width(self) -> int:
+        """The number of channels, under the name that it has in `Dense`."""
+        return self.channels
+
+    def init(self, key, input_shape):
+        _check_positions(len(input_shape) - 2, self.filter_shape, "Conv")
+        params = standard_normals(key, ((*self.filter_shape, input_shape[-1], self.channels), (self.channels,)))
+        sizes = input_shape[1:-1]
+        out = [
+            (size + sum(pad) - window) // stride + 1
+            for size, pad, window, stride in zip(sizes, self._pads(sizes), self.filter_shape, self.strides)
+        ]
+        return (input_shape[0], *out, self.channels), scale_params(self, params, self._fan_in(input_shape[-1]))
+
+    def apply(self, params, x):
+        _check_positions(x.ndim - 2, self.filter_shape, "Conv")
+        W, b = affine_weights(self, params, self._fan_in(x.shape[-1]))
+        pads = self._pads(x.shape[1:-1])
+        if self.padding == "CIRCULAR":
+            x = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode="wrap")
+            pads = [(0, 0) for _ in pads]
+        d = "HWD"[: x.ndim - 2]
+        layout = (f"N{d}C", f"{d}IO", f"N{d}C")
+        return jax.lax.conv_general_dilated(x, W, self.strides, pads, dimension_numbers=layout) + b
+
+    def kernel(self, k):
+        _check_positions(_directions(k), self.filter_shape, "Conv")
+
+        def mean(array: Array, axes: Axes) -> Array:
+            sizes = [array.shape[pair[0]] for pair in axes]
+            for pair, pad, window, stride in zip(axes, self._pads(sizes), self.filter_shape, self.strides):
+                array = _mean_of_shifts(array, pair, pad, window, stride, wrap=self.padding == "CIRCULAR")
+            return array
+
+        return affine_kernel(self, _over_positions(k, mean), self._fan_in(k.width))
+
+    def _fan_in(self, channels: int) -> int:
+        return channels * prod(self.filter_shape)
+
+    def _pads(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
+        padding = "VALID" if self.padding == "VALID" else "SAME"
+        return [(int(a), int(b)) for a, b in jax.lax.padtype_to_pads(sizes, self.filter_shape, self.strides, padding)]
+
+
+@pytree
+class AvgPool(Layer):
+    """The mean over windows of positions, without padding; strides default to the window."""
+
+    window_shape: tuple[int, ...] = static()
+    strides: tuple[int, ...] | None = static(default=None)
+
+    def __post_init__(self):
+        object.__setattr__(self, "window_shape", _window(self.window_shape, "window_shape"))
+        strides = self.window_shape if self.strides is None else _window(self.strides, "strides")
+        _same_directions(self.window_shape, strides, "strides")
+        object.__setattr__(self, "strides", strides)
+
+    def init(self, key, input_shape):
+        _check_positions(len(input_shape) - 2, self.window_shape, "AvgPool")
+        out = jax.eval_shape(lambda: self.apply((), jnp.zeros((1, *input_shape[1:])))).shape
+        return (input_shape[0], *out[1:]), ()
+
+    def apply(self, params, x):
+        _check_positions(x.ndim - 2, self.window_shape, "AvgPool")
+        for axis, window, stride in zip(range(1, x.ndim - 1), self.window_shape, self.strides or ()):
+            x = _mean_of_shifts(x, (axis,), (0, 0), window, stride, wrap=False)
+        return x
+
+    def kernel(self, k):
+        _check_positions(_directions(k), self.window_shape, "AvgPool")
+
+        def mean(array: Array, axes: Axes) -> Array:
+            for pair, window, stride in zip(axes, self.window_shape, self.strides or ()):
+                for axis in pair:  # the two positions move apart: one mean each
+                    array = _mean_of_shifts(array, (axis,), (0, 0), window, stride, wrap=False)
+            return array
+
+        return _pooled(self, k, mean)
+
+    def requires(self, needs):
+        return _pooling_needs(needs)
+
+
+@pytree
+class GlobalAvgPool(Layer):
+    """The mean over all positions: flat data from here on."""
+
+    def init(self, key, input_shape):
+        return (input_shape[0], input_shape[-1]), ()
+
+    def apply(self, params, x):
+        return x.mean(tuple(range(1, x.ndim - 1)))
+
+    def kernel(self, k):
+        def mean(array: Array, axes: Axes) -> Array:
+            return array.mean(sum(axes, ()))
+
+        return _flat(_pooled(self, k, mean)) if k.keep != "none" else k
+
+    def requires(self, needs):
+        return _pooling_needs(needs)
+
+
+@pytree
+class Flatten(Layer):
+    """All positions and channels as the channels of flat data."""
+
+    def init(self, key, input_shape):
+        return (input_shape[0], prod(input_shape[1:])), ()
+
+    def apply(self, params, x):
+        return x.reshape(x.shape[0], -1)
+
+    def kernel(self, k):
+        if k.keep == "none":
+            return k
+        n = _directions(k)
+        sizes = [k.nngp.shape[pair[0]] for pair in position_axes(n, k.keep)]
+
+        def mean(array: Array, axes: Axes) -> Array:
+            if len(axes[0]) == 2:  # all pairs were kept for a layer before: flat data need each with itself
+                return diagonal(array, n).mean(tuple(range(n)))
+            return array.mean(sum(position_axes(n, k.keep), ()))  # axes of length 1 go too
+
+        return _flat(_over_positions(k, mean)).replace(width=k.width * prod(sizes))
+
+    def requires(self, needs):
+        return needs - {"all", "inside"}
+
+
+def _directions(k: Kernel) -> int:
+    extra = k.nngp.ndim - 2
+    return extra if k.keep in ("none", "same") else extra // 2
+
+
+def _over_positions(k: Kernel, f: Callable[[Array, Axes], Array]) -> Kernel:
+    """`f(array, axes)` of all four arrays; `axes` are those of each direction along which the array varies."""
+    axes = position_axes(_directions(k), k.keep)
+    return k.replace(
+        nngp=f(k.nngp, axes),
+        ntk=f(k.ntk, axes),
+        var1=f(k.var1, one_sided(axes, 0)),
+        var2=f(k.var2, one_sided(axes, 1)),
+    )
+
+
+def _mean_of_shifts(
+    array: Array, axes: tuple[int, ...], pad: tuple[int, int], window: int, stride: int, wrap: bool
+) -> Array:
+    """The mean of `window` slices of the padded array, each shifted by one along all `axes` together."""
+    pads = [pad if axis in axes else (0, 0) for axis in range(array.ndim)]
+    if any(pad):
+        array = jnp.pad(array, pads, mode="wrap" if wrap else "constant")
+    # Fused with what comes before, each entry would be computed once for each shift that reads it.
+    array = jax.lax.optimization_barrier(array)
+    count = (array.shape[axes[0]] - window) // stride + 1
+    if count < 1:
+        raise ValueError(f"Expected at least {window} positions for the window, got {array.shape[axes[0]]}.")
+    total = jnp.zeros((), array.dtype)
+    for shift in range(window):
+        piece = array
+        for axis in axes:  # by name: some releases of JAX make a gather of an index with a stride
+            piece = jax.lax.slice_in_dim(piece, shift, shift + stride * (count - 1) + 1, stride, axis)
+        total = total + piece
+    return total / window
+
+
+def _pooled(layer: Layer, k: Kernel, mean: Callable[[Array, Axes], Array]) -> Kernel:
+    """A mean that mixes positions. Its variances come from all pairs of positions inside each example."""
+    n = _directions(k)
+    axes = position_axes(n, k.keep)
+    nngp = mean(k.nngp, axes)
+    if k.keep == "inside":
+        var1, var2 = diagonal_of_pairs(nngp, n, 0), diagonal_of_pairs(nngp, n, 1)
+    elif k.inside1 is not None and k.inside2 is not None:
+        var1 = diagonal_of_pairs(mean(k.inside1.nngp, axes), n, 0)
+        var2 = diagonal_of_pairs(mean(k.inside2.nngp, axes), n, 1)
+    else:  # nothing that follows reads them (`requires`); should that be wrong, it must not go unseen
+        var1, var2 = (jnp.full_like(mean(v, one_sided(axes, i)), jnp.nan) for i, v in enumerate((k.var1, k.var2)))
+    return k.replace(nngp=nngp, ntk=mean(k.ntk, axes), var1=var1, var2=var2)
+
+
+def _pooling_needs(needs: frozenset[str]) -> frozenset[str]:
+    return needs | {"all"} | ({"inside"} if "variances" in needs else set())
+
+
+def _flat(k: Kernel) -> Kernel:
+    twins = ((-2, -1),) if (-2, -1) in k.twin_axes else ()
+    return k.replace(keep="none", twin_axes=twins, inside1=None, inside2=None)
+
+
+def _check_positions(n: int, window: tuple[int, ...], name: str) -> None:
+    if n != len(window):
+        what = {0: "flat data (n, features)", 1: "sequences (n, s, channels)", 2: "images (n, h, w, channels)"}
+        raise ValueError(
+            f"Expected data with {len(window)} position axes for {name} with a window {window}, "
+            f"got {what.get(n, f'{n} position axes')}. Reshape the inputs, or put {name} before Flatten and pooling."
+        )
+
+
+def _window(value: Any, name: str) -> tuple[int, ...]:
+    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    for size in sizes:
+        checks.positive_int(size, name)
+    return sizes
+
+
+def _same_directions(window: tuple[int, ...], strides: tuple[int, ...], name: str) -> None:
+    if len(window) != len(strides):
+        raise ValueError(f"Expected {name} with {len(window)} numbers, one per direction, got {strides}.")

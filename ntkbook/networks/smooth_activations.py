@@ -1,0 +1,179 @@
+"""Smooth activations whose duals are exponentials, polynomials or roots: waves, exponentials, Gaussians, polynomials.
+
+The contract is in activations.py.
+"""
+
+from math import factorial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .. import checks
+from ..pytrees import pytree, static
+from .activations import Activation, Pair, shares
+from .kernel import like
+
+
+def _waves(q1: Array, q2: Array, k: Array) -> Pair:
+    """exp(-(q1 + q2)/2) times sinh(k) and cosh(k): E[sin sin] and E[cos cos].
+
+    Through expm1: for small variances their difference of exponentials would cancel, for large ones overflow.
+    """
+    sign, size = jnp.where(k < 0, -1, 1).astype(k.dtype), jnp.where(k < 0, -k, k)
+    largest = jnp.exp(size - (q1 + q2) / 2) / 2
+    return -sign * largest * jnp.expm1(-2 * size), largest * (1 + jnp.exp(-2 * size))
+
+
+@pytree
+class Sin(Activation):
+    """phi(x) = amplitude sin(frequency x + shift)."""
+
+    amplitude: Any = 1.0
+    frequency: Any = 1.0
+    shift: Any = 0.0
+
+    def phi(self, x):
+        return like(self.amplitude, x) * jnp.sin(like(self.frequency, x) * x + like(self.shift, x))
+
+    def dual(self, q1, q2, k):
+        a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
+        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k)
+        sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
+        return a2 * (sin2 * cosh + cos2 * sinh), a2 * b2 * (cos2 * cosh + sin2 * sinh)
+
+
+@pytree
+class Cos(Activation):
+    """phi(x) = amplitude cos(frequency x + shift)."""
+
+    amplitude: Any = 1.0
+    frequency: Any = 1.0
+    shift: Any = 0.0
+
+    def phi(self, x):
+        return like(self.amplitude, x) * jnp.cos(like(self.frequency, x) * x + like(self.shift, x))
+
+    def dual(self, q1, q2, k):
+        a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
+        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k)
+        sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
+        return a2 * (cos2 * cosh + sin2 * sinh), a2 * b2 * (sin2 * cosh + cos2 * sinh)
+
+
+@pytree
+class Rbf(Activation):
+    """phi(x) = sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose NNGP is the kernel exp(-gamma |x - x'|^2)."""
+
+    gamma: Any = 1.0
+
+    def phi(self, x):
+        return 2**0.5 * jnp.sin(jnp.sqrt(2 * like(self.gamma, x)) * x + jnp.pi / 4)
+
+    def dual(self, q1, q2, k):
+        gamma = like(self.gamma, k)
+        T = jnp.exp(-gamma * (q1 + q2 - 2 * k))
+        return T, 2 * gamma * T
+
+
+@pytree
+class Exp(Activation):
+    """phi(x) = exp(rate x)."""
+
+    rate: Any = 1.0
+
+    def phi(self, x):
+        return jnp.exp(like(self.rate, x) * x)
+
+    def dual(self, q1, q2, k):
+        rate2 = like(self.rate, k) ** 2
+        T = jnp.exp(rate2 * ((q1 + q2) / 2 + k))
+        return T, rate2 * T
+
+
+@pytree
+class Gaussian(Activation):
+    """phi(x) = exp(-x^2). Williams 1997, section 3.2."""
+
+    def phi(self, x):
+        return jnp.exp(-x * x)
+
+    def dual(self, q1, q2, k):
+        s, r, root = shares(2 * q1, 2 * q2, 2 * k)
+        T = s / root
+        return T, 2 * (r / root) * T * T
+
+    def variance(self, q):
+        T = jax.lax.rsqrt(1 + 4 * q)
+        return T, 4 * q * T * T * T
+
+
+@pytree
+class Polynomial(Activation):
+    """phi(x) = sum_i coefficients[i] x^i, from the constant upwards.
+
+    T = sum_l R_l(q1) R_l(q2) k^l: only sums and products, so that zero inputs are as good as any.
+    Daniely et al. 2016, section 6, with variances other than one.
+    """
+
+    coefficients: tuple[Any, ...]
+
+    def __post_init__(self):
+        if isinstance(self.coefficients, (str, int, float)) or self.coefficients == ():
+            raise TypeError(
+                f"Expected coefficients as a sequence such as (0.0, 1.0), got {self.coefficients!r}. "
+                "They go from the constant upwards."
+            )
+        if isinstance(self.coefficients, (list, np.ndarray)):
+            object.__setattr__(self, "coefficients", tuple(self.coefficients))
+
+    def phi(self, x):
+        return _horner([like(c, x) for c in self.coefficients], x)
+
+    def dual(self, q1, q2, k):
+        c = [like(coefficient, k) for coefficient in self.coefficients]
+        modes = [_hermite_mode(c, q1, l) * _hermite_mode(c, q2, l) for l in range(len(c))]
+        slopes = [l * mode for l, mode in enumerate(modes)][1:]
+        return _horner(modes, k), _horner(slopes, k) if slopes else jnp.zeros_like(k)
+
+
+def _horner(coefficients: list[Array], x: Array) -> Array:
+    total = jnp.zeros_like(x)
+    for c in coefficients[::-1]:
+        total = total * x + c
+    return total
+
+
+def _hermite_mode(c: list[Array], q: Array, l: int) -> Array:
+    """R_l(q) = sqrt(l!) sum_i c_(2i+l) (2i+l)! / (2^i i! l!) q^i, the weight of phi on the Hermite polynomial l."""
+    top = (len(c) - 1 - l) // 2
+    weights = [factorial(2 * i + l) / (2**i * factorial(i) * factorial(l) ** 0.5) for i in range(top + 1)]
+    return _horner([c[2 * i + l] * weight for i, weight in enumerate(weights)], q)
+
+
+@pytree
+class Hermite(Activation):
+    """phi(x) = He_degree(x) / sqrt(degree!), the normalized probabilists' polynomial; at q1 = q2 = 1, T = k^degree."""
+
+    degree: int = static()
+
+    def __post_init__(self):
+        checks.whole_number(self.degree, "degree")
+
+    def phi(self, x):
+        before, now = jnp.zeros_like(x), jnp.ones_like(x)
+        for n in range(self.degree):  # normalized: sqrt(n + 1) h_(n+1) = x h_n - sqrt(n) h_(n-1)
+            before, now = now, (x * now - n**0.5 * before) / (n + 1) ** 0.5
+        return now
+
+    def dual(self, q1, q2, k):
+        # He_n(s z) in the He_(n-2j)(z), with (s^2 - 1)^j: all terms but j = 0 vanish at variance one
+        n = self.degree
+        drift = (q1 - 1) * (q2 - 1)
+        weights = [factorial(n) / (4**j * factorial(j) ** 2 * factorial(n - 2 * j)) for j in range(n // 2 + 1)]
+        T = sum((w * drift**j * k ** (n - 2 * j) for j, w in enumerate(weights)), jnp.zeros_like(k))
+        odd = [(w, j) for j, w in enumerate(weights) if n > 2 * j]
+        Tdot = sum(((n - 2 * j) * w * drift**j * k ** (n - 2 * j - 1) for w, j in odd), jnp.zeros_like(k))
+        return T, Tdot
