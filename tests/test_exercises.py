@@ -3,14 +3,15 @@
 Chapters are found by their files: `ntkbook/exercises/chapter_NN.py`, and `NN_*.ipynb` in `notebooks` and its solutions.
 """
 
+import copy
 import json
 from importlib import import_module
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkbook.exercises import checking
 from ntkbook.exercises.checking import Case, Exercise, Mistake, judge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,10 +83,67 @@ def test_each_mistake_gets_its_own_words(chapter, name):
     check, exercise = exercise_of(chapter, name)
     assert len(exercise.mistakes) >= 3
     for mistake in exercise.mistakes:
-        result = check(mistake.wrong)
-        assert not result and result.attempted
-        assert result.feedback == mistake.message
+        for wrong in (mistake.wrong, *mistake.also):
+            result = check(wrong)
+            assert not result and result.attempted
+            assert result.feedback == mistake.message
     assert len({mistake.message for mistake in exercise.mistakes}) == len(exercise.mistakes)
+
+
+def spoiling(answer):
+    """The answer, which then writes over every array and list that it was given, as code that works in place does."""
+
+    def spoil(given):
+        if isinstance(given, np.ndarray):
+            given *= 0
+            given -= 7
+        elif isinstance(given, dict):
+            [spoil(item) for item in given.values()]
+        elif isinstance(given, (list, tuple)):
+            [spoil(item) for item in given]
+            if isinstance(given, list):
+                given.clear()
+
+    def spoilt(*arguments):
+        result = copy.deepcopy(answer(*arguments))
+        spoil(arguments)
+        return result
+
+    return spoilt
+
+
+@every_exercise
+def test_an_answer_may_work_in_place(chapter, name, solutions):
+    """It is right, wrong answers keep their words afterwards, and so does the right one."""
+    check, exercise = exercise_of(chapter, name)
+    if callable(solutions(chapter)[name]):
+        assert check(spoiling(solutions(chapter)[name]))
+        for mistake in exercise.mistakes:
+            assert check(spoiling(mistake.wrong)).feedback == mistake.message
+        assert check(solutions(chapter)[name])
+
+
+def leaves(answer, change):
+    return (lambda *arguments: change(answer(*arguments))) if callable(answer) else change(answer)
+
+
+@every_exercise
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.float32,
+        lambda v: np.asarray(v, float).tolist(),
+        lambda v: jnp.asarray(np.asarray(v, float)),
+        lambda v: np.asarray(v, float)[None],
+        lambda v: np.asarray(v, float)[..., None],
+        lambda v: np.asarray(v, float) + 0j,
+        lambda v: iter(v) if np.ndim(v) else v,
+    ],
+    ids=["float32", "list", "jax", "row", "column", "complex", "iterator"],
+)
+def test_a_right_answer_of_another_kind_is_right(chapter, name, change, solutions):
+    check, _ = exercise_of(chapter, name)
+    assert check(leaves(solutions(chapter)[name], change))
 
 
 @every_exercise
@@ -116,7 +174,7 @@ HALVES = Exercise(
 
 def test_a_mistake_that_nobody_listed_is_told_in_numbers():
     assert judge(lambda x: x / 2 + 1, HALVES).feedback == "for four your answer is 3, expected 2"
-    assert "shape (1,), expected ()" in judge(lambda x: np.atleast_1d(x / 2), HALVES).feedback
+    assert "shape (2,), expected ()" in judge(lambda x: np.append(x / 2, 0)[:2], HALVES).feedback
     assert "not finite" in judge(lambda x: x * np.nan, HALVES).feedback
     partly = judge(lambda x: x / 2 if np.ndim(x) == 0 else x, HALVES)
     assert partly.score == 1 and "at (2,)" in partly.feedback
@@ -133,5 +191,51 @@ def test_the_result_is_one_line_and_escapes_what_the_reader_wrote():
 
 def test_rounding_is_no_mistake_and_a_mistake_is_no_rounding():
     assert judge(lambda x: np.float32(x) / 2, HALVES)
+    assert judge(lambda x: np.float16(x) / 2, HALVES)
     assert not judge(lambda x: x / 2 * 1.001, HALVES)
-    assert checking._equal(0.0, 0.0, 1e-4)
+    assert not judge(lambda x: np.float16(x / 2 * 1.01), HALVES)
+
+
+SIGNS = Exercise("check_sign", lambda x: x - 1, (Case("one", (1.0,)), Case("three", (3.0,))))
+NOTHING = Exercise("check_nothing", lambda x: 0 * x, (Case("one", (1.0,)),))
+
+
+def test_where_zero_is_right_the_other_cases_say_what_is_small():
+    assert judge(lambda x: x - 1 - 1.2e-16, SIGNS)
+    assert judge(lambda x: float(np.float32(x - 1 + 3e-8)), SIGNS)
+    assert judge(lambda x: x - 1 + 1e-2, SIGNS).score == 0
+    assert judge(lambda x: 1e-17, NOTHING) and not judge(lambda x: 0.01, NOTHING)
+
+
+def test_an_infinite_or_missing_entry_is_not_taken_for_any_number():
+    ends = Exercise("check_ends", lambda x: np.array([np.inf, x]), (Case("one", (1.0,)),))
+    assert judge(lambda x: [np.inf, x], ends)
+    assert not judge(lambda x: [np.inf, x + 1], ends) and not judge(lambda x: [5.0, x], ends)
+
+
+def test_a_buffer_that_is_used_again_is_read_at_each_call():
+    buffer = np.zeros(3)
+    rows = Exercise("check_rows", lambda x: x * np.ones(3), (Case("one", (1.0,)), Case("two", (2.0,))))
+
+    def fill(x):
+        buffer[:] = x
+        return buffer
+
+    assert judge(fill, rows)
+
+
+def test_references_are_computed_before_the_answer_runs():
+    scale = {"by": 2.0}
+    doubled = Exercise("check_double", lambda x: scale["by"] * x, (Case("one", (1.0,)),))
+
+    def meddling(x):
+        scale["by"] = 5.0
+        return 5.0 * x
+
+    assert not judge(meddling, doubled)
+
+
+def test_other_conventions_are_right_as_a_whole():
+    either = Exercise("check_up", lambda x: x, (Case("a", (1.5,)), Case("b", (2.5,))), also=(np.ceil, np.floor))
+    assert judge(np.ceil, either) and judge(np.floor, either)
+    assert not judge(lambda x: np.ceil(x) if x < 2 else np.floor(x), either)

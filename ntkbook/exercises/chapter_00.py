@@ -1,6 +1,7 @@
 """Exercises of chapter 00: the band of an ensemble, what is left to learn, how wide a network must be."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,10 +18,13 @@ def _edges(mean, half_width):
     return jnp.stack([mean - half_width, mean + half_width])
 
 
+def _either(edges):
+    """`wrong` and `also` of a mistake: the same edges with standard deviations that divide by n, and by n - 1."""
+    return {"wrong": partial(edges, ddof=0), "also": (partial(edges, ddof=1),)}
+
+
 def _outputs(seed, networks, points):
-    return jnp.asarray(
-        np.random.default_rng(seed).standard_normal((networks, points)) * [0.3 + p for p in range(points)]
-    )
+    return np.random.default_rng(seed).standard_normal((networks, points)) * [0.3 + p for p in range(points)]
 
 
 BAND = Exercise(
@@ -29,36 +33,55 @@ BAND = Exercise(
     (
         Case("ten networks at three points", (_outputs(0, 10, 3),)),
         Case("three networks at five points", (_outputs(1, 3, 5),)),
-        Case("four networks that agree", (jnp.asarray(np.ones((4, 2))),)),
+        Case("four networks that agree", (np.ones((4, 2)),)),
     ),
     (
         Mistake(
             "your band is one standard deviation on each side; two hold about 95 % of a normal distribution.",
-            lambda outputs: _edges(outputs.mean(0), outputs.std(0)),
+            **_either(lambda outputs, ddof: _edges(outputs.mean(0), outputs.std(0, ddof=ddof))),
         ),
         Mistake(
             "your band uses the variance. The standard deviation is its root, and has the unit of the output.",
-            lambda outputs: _edges(outputs.mean(0), 2 * outputs.var(0)),
+            **_either(lambda outputs, ddof: _edges(outputs.mean(0), 2 * outputs.var(0, ddof=ddof))),
         ),
         Mistake(
             "your band is the standard error of the mean: it says how well the mean is known, and shrinks with more "
             "networks. The band says where one more network would be.",
-            lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0) / len(outputs) ** 0.5),
+            **_either(
+                lambda outputs, ddof: _edges(outputs.mean(0), 2 * outputs.std(0, ddof=ddof) / len(outputs) ** 0.5)
+            ),
         ),
         Mistake(
             "you averaged over the points. Rows are networks: average over axis 0.",
-            lambda outputs: _edges(outputs.mean(1), 2 * outputs.std(1)),
+            **_either(lambda outputs, ddof: _edges(outputs.mean(1), 2 * outputs.std(1, ddof=ddof))),
+        ),
+        Mistake(
+            "your standard deviation runs over all numbers at once: each point has a spread of its own, over axis 0.",
+            **_either(lambda outputs, ddof: _edges(outputs.mean(0), 2 * outputs.std(ddof=ddof))),
         ),
         Mistake(
             "your answer is transposed: first the lower edge, then the upper one, (2, points).",
-            lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0)).T,
+            **_either(lambda outputs, ddof: _edges(outputs.mean(0), 2 * outputs.std(0, ddof=ddof)).T),
         ),
         Mistake(
             "your edges are exchanged: the lower one comes first.",
-            lambda outputs: _edges(outputs.mean(0), -2 * outputs.std(0)),
+            **_either(lambda outputs, ddof: _edges(outputs.mean(0), -2 * outputs.std(0, ddof=ddof))),
+        ),
+        Mistake(
+            "this is the half width of the band around zero: the mean is missing.",
+            **_either(lambda outputs, ddof: _edges(0 * outputs.mean(0), 2 * outputs.std(0, ddof=ddof))),
+        ),
+        Mistake(
+            "these are the smallest and the largest curve: they move outwards with every further network.",
+            lambda outputs: jnp.stack([outputs.min(0), outputs.max(0)]),
+        ),
+        Mistake(
+            "these are mean and standard deviation; asked are two edges.",
+            **_either(lambda outputs, ddof: jnp.stack([outputs.mean(0), outputs.std(0, ddof=ddof)])),
         ),
     ),
     praise="all right: about 95 of 100 further networks would lie in it, at each point",
+    also=(lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0, ddof=1)),),
 )
 
 
@@ -67,11 +90,7 @@ def check_band(answer: Any) -> Result:
 
     The standard deviation may divide by the number of networks, or by one less.
     """
-    unbiased = Exercise(
-        BAND.name, lambda outputs: _edges(outputs.mean(0), 2 * outputs.std(0, ddof=1)), BAND.cases, praise=BAND.praise
-    )
-    by_one_less = judge(answer, unbiased)
-    return by_one_less if by_one_less else judge(answer, BAND)
+    return judge(answer, BAND)
 
 
 # ---------------------------------------------------------------- 2: what is left to learn
@@ -110,6 +129,23 @@ LEFT_TO_LEARN = Exercise(
             "the eigenvalue is missing: each direction has its own speed.",
             lambda lam, lr, steps: math.exp(-lr * steps),
         ),
+        Mistake(
+            "these are steps of finite size: (1 − lr λ) per step. The formula of section 2 is their limit of small "
+            "steps, exp(−λ t). Chapter 05 has both.",
+            lambda lam, lr, steps: (1 - lr * lam) ** steps,
+        ),
+        Mistake(
+            "you averaged over the steps: time is t = lr × steps, not lr / steps.",
+            lambda lam, lr, steps: math.exp(-lam * lr / max(steps, 1)) if steps else 1.0,
+        ),
+        Mistake(
+            "the eigenvalue divides in your exponent: a large one must be fast, exp(−λ t).",
+            lambda lam, lr, steps: math.exp(-lr * steps / lam),
+        ),
+        Mistake(
+            "time stands outside of the exponential: it is exp(−λ t), with t in the exponent.",
+            lambda lam, lr, steps: lr * steps * math.exp(-lam),
+        ),
     ),
     praise="all right: large eigenvalues are learnt first",
 )
@@ -122,9 +158,20 @@ def check_left_to_learn(answer: Any) -> Result:
 
 # ---------------------------------------------------------------- 3: the width for an error
 
+
+def _width_for(target, width, error):
+    return width * (error / target) ** 2
+
+
+def _rounded(width):
+    """`wrong` and `also` of a mistake: a number of units may stay a fraction, or be rounded to the next one or up."""
+    ways = (round, math.ceil, lambda value: math.ceil(round(value, 6)))
+    return {"wrong": width, "also": tuple(lambda *a, way=way: way(width(*a)) for way in ways)}
+
+
 WIDTH_FOR = Exercise(
     "check_width_for",
-    lambda target, width, error: width * (error / target) ** 2,
+    _width_for,
     (
         Case("a tenth of the error", (0.02, 64, 0.2)),
         Case("half of the error", (0.1, 100, 0.2)),
@@ -133,23 +180,29 @@ WIDTH_FOR = Exercise(
     (
         Mistake(
             "your width grows as 1/error. The error falls with the root of the width: take the square of the ratio.",
-            lambda target, width, error: width * error / target,
+            **_rounded(lambda target, width, error: width * error / target),
         ),
         Mistake(
             "your width grows with the root of the ratio. Turn the law around: error ~ 1/sqrt(width) means "
             "width ~ 1/error^2.",
-            lambda target, width, error: width * (error / target) ** 0.5,
+            **_rounded(lambda target, width, error: width * (error / target) ** 0.5),
         ),
         Mistake(
             "the ratio is upside down: a smaller error needs a wider network.",
-            lambda target, width, error: width * (target / error) ** 2,
+            **_rounded(lambda target, width, error: width * (target / error) ** 2),
         ),
         Mistake(
             "the width that you measured at is missing: this is the factor by which it must grow.",
-            lambda target, width, error: (error / target) ** 2,
+            **_rounded(lambda target, width, error: (error / target) ** 2),
+        ),
+        Mistake(
+            "this is the error at the width `target`, not the width for an error: solve error × √width = constant "
+            "for the width.",
+            **_rounded(lambda target, width, error: error * (width / target) ** 0.5),
         ),
     ),
     praise="all right: one more digit costs a hundred times the width",
+    also=tuple(_rounded(_width_for)["also"]),
 )
 
 
