@@ -2,8 +2,10 @@
 
 Every chapter ends with `table(claims)`. A verdict is never typed in: it is computed from the measured
 number, its spread and the criterion. A claim that has neither a measured spread nor a reason for its
-criterion is not a claim, and raises. What is shown is rounded, so that the table can be compared word
-by word on another machine, and it carries its rows as data, so that the book's claims can be collected.
+criterion is not a claim, and raises. A claim names a rival, another theory with the number that it would
+give, and passes only if its criterion excludes that number. What is shown is rounded, so that the table
+can be compared word by word on another machine, and it carries its rows as data, so that the claims of
+the book can be collected.
 """
 
 import html
@@ -26,6 +28,27 @@ class Criterion:
 
     text: str
     test: Callable[[float, float | None], bool]
+    needs_spread: bool = False
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another theory: its `name` in words, and the `value` that would be measured if it held, computed as well.
+
+    `spread` is the spread of that value, where it is not the claim's own.
+    """
+
+    name: str
+    value: Any
+    _: KW_ONLY
+    spread: Any = None
+
+    def __post_init__(self):
+        if not self.name.strip():
+            raise ValueError("Expected a rival's name in words, got an empty one. Which theory is excluded?")
+        object.__setattr__(self, "value", _number(self.value, "the rival's value"))
+        if self.spread is not None:
+            object.__setattr__(self, "spread", _number(self.spread, "the rival's spread"))
 
 
 @dataclass(frozen=True)
@@ -40,10 +63,12 @@ class Claim:
         spread: one standard deviation (or standard error) of `measured`, itself measured.
         reason: why the criterion is what it is. Needed where there is no spread.
         digits: significant digits shown; fewer where another machine rounds differently.
+        rival: the theory that the claim excludes. Where the criterion would accept the rival's number as well, the
+            measurement decides nothing, and the verdict is FAIL.
 
     Raises:
-        ValueError: without spread and reason, for a spread that is not positive, for empty words, or
-            for a criterion that cannot fail.
+        ValueError: without spread and reason, for a spread that is not positive, for empty words, for a
+            criterion that cannot fail, or for one that needs a spread where there is none.
         TypeError: for a measured value that is not one number, or a criterion without a printed form.
     """
 
@@ -55,6 +80,7 @@ class Claim:
     spread: Any = None
     reason: str | None = None
     digits: int = 3
+    rival: Rival | None = None
 
     def __post_init__(self):
         for name in ("sentence", "source"):
@@ -69,6 +95,10 @@ class Claim:
                     f"Expected a positive spread, got {self.spread}. "
                     "Measure it over seeds, or leave it out and give a reason for the criterion."
                 )
+        if self.spread is None and self.criterion.needs_spread:
+            raise ValueError(
+                f"Expected a measured spread for the criterion {self.criterion.text!r}, got none. Pass spread=... ."
+            )
         if self.spread is None and not (self.reason or "").strip():
             raise ValueError(
                 "Expected a measured spread or a reason for the criterion, got neither. "
@@ -79,22 +109,41 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """PASS or FAIL, computed. NaN always fails."""
-        return self._judge(self.measured)
+        """PASS or FAIL, computed. NaN always fails, and so does a criterion that the rival meets too."""
+        return "PASS" if self._holds(self.measured, self.spread) and self.excludes_rival else "FAIL"
 
-    def _judge(self, measured: float) -> str:
-        known = not math.isnan(measured) and not (self.spread is not None and math.isnan(self.spread))
-        return "PASS" if known and bool(self.criterion.test(measured, self.spread)) else "FAIL"
+    @property
+    def excludes_rival(self) -> bool:
+        """Would the rival's number fail the criterion? True without a rival; a number that is NaN excludes nothing."""
+        if self.rival is None:
+            return True
+        spread = self.spread if self.rival.spread is None else self.rival.spread
+        return not math.isnan(self.rival.value) and not self._holds(self.rival.value, spread)
+
+    def _holds(self, measured: float, spread: float | None) -> bool:
+        known = not math.isnan(measured) and not (spread is not None and math.isnan(spread))
+        return known and bool(self.criterion.test(measured, spread))
 
     def _shown_digits(self) -> int:
         """As many digits as asked for, or more where the rounded number would get the other verdict."""
-        digits = self.digits
-        while digits < 12 and self._judge(float(_rounded(self.measured, digits))) != self.verdict:
+        return self._telling_digits(self.measured, self.spread)
+
+    def _telling_digits(self, value: float, spread: float | None) -> int:
+        digits, holds = self.digits, self._holds(value, spread)
+        while digits < 12 and self._holds(float(_rounded(value, digits)), spread) != holds:
             digits += 1
         return digits
 
+    def _shown_rival(self) -> str:
+        """The rival's name, its number, and whether the criterion excludes it."""
+        if self.rival is None:
+            return ""
+        spread = self.spread if self.rival.spread is None else self.rival.spread
+        value = _rounded(self.rival.value, self._telling_digits(self.rival.value, spread))
+        return f"{self.rival.name.strip()}: {value} ({'excluded' if self.excludes_rival else 'not excluded'})"
+
     def row(self) -> dict[str, str]:
-        """What is shown, as words: sentence, source, measured, criterion, reason, verdict."""
+        """What is shown, as words: sentence, source, measured, criterion, reason, rival, verdict."""
         measured = _rounded(self.measured, self._shown_digits())
         if self.spread is not None:
             measured += f" ± {_rounded(self.spread, 1)}"
@@ -104,6 +153,7 @@ class Claim:
             "measured": measured,
             "criterion": self.criterion.text,
             "reason": (self.reason or "").strip(),
+            "rival": self._shown_rival(),
             "verdict": self.verdict,
         }
 
@@ -152,11 +202,10 @@ def near(expected: SupportsFloat, *, spreads: SupportsFloat = 3.0, max_spread: S
     center, count, limit = _number(expected, "expected"), _number(spreads, "spreads"), _number(max_spread, "max_spread")
 
     def test(measured: float, spread: float | None) -> bool:
-        if spread is None:
-            raise ValueError("Expected a measured spread for the criterion near(...), got none. Pass spread=... .")
-        return abs(measured - center) <= count * spread and spread <= limit
+        return spread is not None and abs(measured - center) <= count * spread and spread <= limit
 
-    return Criterion(f"within {count:.6g} spreads of {center:.6g}, spread at most {limit:.6g}", test)
+    text = f"within {count:.6g} spreads of {center:.6g}, spread at most {limit:.6g}"
+    return Criterion(text, test, needs_spread=True)
 
 
 class ClaimsTable:
@@ -206,6 +255,9 @@ def as_text(rows: Sequence[dict[str, str]]) -> str:
         if row["reason"]:
             lines.append(" " * 10)
             parts.append(f"because {row['reason']}")
+        if row.get("rival"):
+            lines.append(" " * 10)
+            parts.append(f"rival: {row['rival']}")
         blocks += [
             textwrap.fill(part, WIDTH, initial_indent=head, subsequent_indent=" " * 12)
             for head, part in zip(lines, parts)
@@ -215,12 +267,12 @@ def as_text(rows: Sequence[dict[str, str]]) -> str:
 
 def as_html(rows: Sequence[dict[str, str]]) -> str:
     """The rows as an HTML table that needs no style of its own and says its verdicts in words."""
-    names = ("sentence", "source", "measured", "criterion", "verdict")
-    heads = ("claim", "source", "measured here", "criterion", "verdict")
+    names = ("sentence", "source", "measured", "criterion", "rival", "verdict")
+    heads = ("claim", "source", "measured here", "criterion", "a rival would give", "verdict")
     head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in heads)
     body = []
     for row in rows:
-        cells = {name: html.escape(row[name]) for name in names}
+        cells = {name: html.escape(row.get(name, "")) for name in names}
         if row["reason"]:
             cells["criterion"] += f"<br><small>{html.escape(row['reason'])}</small>"
         cells["verdict"] = f"<strong>{cells['verdict']}</strong>"
@@ -231,9 +283,10 @@ def as_html(rows: Sequence[dict[str, str]]) -> str:
 
 def as_markdown(rows: Sequence[dict[str, str]]) -> str:
     """The rows as a Markdown table; a row's `chapter`, where it has one, is its first column."""
-    names = [name for name in ("chapter", "sentence", "source", "measured", "criterion", "verdict") if name in rows[0]]
+    columns = ("chapter", "sentence", "source", "measured", "criterion", "rival", "verdict")
+    names = [name for name in columns if any(row.get(name) for row in rows)]
     lines = ["| " + " | ".join(names).replace("sentence", "claim") + " |", "|---" * len(names) + "|"]
-    lines += ["| " + " | ".join(row[name].replace("|", "\\|") for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(row.get(name, "").replace("|", "\\|") for name in names) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """A claim is judged by its criterion, never by its author."""
 
+import dataclasses
 import json
 import math
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from ntkbook import claims
-from ntkbook.claims import Claim, Criterion, above, below, between, equal, near, table
+from ntkbook.claims import Claim, Criterion, Rival, above, below, between, equal, near, table
 
 
 def make(measured=0.5, criterion=(0.0, 1.0), **options):
@@ -41,8 +42,43 @@ def test_near_needs_agreement_and_precision():
     assert make(1.2, criterion, spread=0.09).verdict == "PASS"
     assert make(1.4, criterion, spread=0.09).verdict == "FAIL"  # too far
     assert make(1.2, criterion, spread=0.5).verdict == "FAIL"  # close, but too noisy to say so
-    with pytest.raises(ValueError, match="Expected a measured spread"):
-        _ = make(1.0, criterion).verdict
+    with pytest.raises(ValueError, match="Expected a measured spread for the criterion 'within 3 spreads of 1"):
+        make(1.0, criterion)  # when it is made, not when it is shown
+
+
+def test_a_rival_is_put_in_the_place_of_what_was_measured():
+    """The right number passes, the rival's fails; where both would pass, the claim decides nothing and fails."""
+    claim = make(0.5, near(0.52, max_spread=0.05), spread=0.02, rival=Rival("NNGP in place of NTK", 0.7))
+    assert claim.verdict == "PASS" and claim.excludes_rival
+    assert dataclasses.replace(claim, measured=0.7).verdict == "FAIL"
+    assert claim.row()["rival"] == "NNGP in place of NTK: 0.7 (excluded)"
+    weak = dataclasses.replace(claim, criterion=(0.0, 1.0))
+    assert weak.verdict == "FAIL" and not weak.excludes_rival
+    assert weak.row()["rival"] == "NNGP in place of NTK: 0.7 (not excluded)"
+
+
+def test_a_rival_may_have_a_spread_of_its_own_and_must_have_a_number():
+    assert not make(0.0, near(0.0, max_spread=1), spread=0.1, rival=Rival("twice", 1.0, spread=0.5)).excludes_rival
+    assert make(0.0, near(0.0, max_spread=1), spread=0.1, rival=Rival("twice", 1.0, spread=0.1)).excludes_rival
+    assert make(0.5, rival=Rival("unknown", math.nan)).verdict == "FAIL"
+    with pytest.raises(ValueError, match="rival's name"):
+        Rival(" ", 1.0)
+    with pytest.raises(TypeError, match="the rival's value to be one number"):
+        Rival("NNGP", np.ones(2))
+
+
+def test_every_form_of_the_table_shows_the_rival():
+    shown = table([make(0.5, rival=Rival("time x 1.5", 7.6)), make(0.25)])
+    assert repr(shown).count("rival: time x 1.5: 7.6 (excluded)") == 1
+    assert "a rival would give" in claims.as_html(shown.rows) and "time x 1.5: 7.6" in claims.as_html(shown.rows)
+    assert "| rival |" in claims.as_markdown(shown.rows) and "| rival |" not in claims.as_markdown([make().row()])
+
+
+def test_a_rival_that_rounding_would_let_in_is_shown_with_more_digits():
+    assert make(0.5, below(0.99), digits=1, rival=Rival("nothing", 0.994)).row()["rival"] == "nothing: 1 (excluded)"
+    assert (
+        make(0.5, below(0.99), digits=2, rival=Rival("nothing", 0.9904)).row()["rival"] == "nothing: 0.9904 (excluded)"
+    )
 
 
 def test_a_spread_wider_than_the_range_decides_nothing():
