@@ -36,8 +36,8 @@ plots.style()
 
 def show(**indices):
     values = {name: panel.definitions[name].value_at(index) for name, index in indices.items()}
-    data, _ = panel._computed({**panel.state(), **values})
-    panel._build(plt.figure(figsize=panel.size), data)
+    data, _ = panel.spec.computed({**panel.state(), **values})
+    panel.spec.build(plt.figure(figsize=panel.spec.size), data)
     plt.show()
 
 starts = panel.state()
@@ -111,14 +111,14 @@ async def python_side(panel) -> dict:
     Inside an event loop, as in a kernel: only there a panel makes drafts.
     """
     dragged, at_rest = [], []
-    for view in panel._shown().controls.values():
+    for view in panel.view().controls.values():
         for index in places(view.control) if view.counters else []:
             if view.counters[0].value != index:
                 begin = time.perf_counter()
                 view.counters[0].value = index
                 dragged.append(time.perf_counter() - begin)
                 begin = time.perf_counter()
-                panel._on_rest()
+                panel.rest()
                 at_rest.append(time.perf_counter() - begin)
         panel.reset()
     return {"python": pairing.summary(dragged), "at_rest": pairing.summary(at_rest)}
@@ -181,7 +181,7 @@ def memory(panel) -> dict:
     import psutil
 
     resident = lambda: psutil.Process().memory_info().rss / 1e6
-    view = next(view for view in panel._shown().controls.values() if view.counters)
+    view = next(view for view in panel.view().controls.values() if view.counters)
     found = {}
     for move in range(1, 2001):
         view.counters[0].value = (view.counters[0].value + 1) % (view.control.steps + 1)

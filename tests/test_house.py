@@ -25,7 +25,8 @@ dynamics
 dynamics/filters dynamics/spectrum dynamics/targets dynamics/large dynamics/gradient dynamics/losses dynamics/ensemble
 dynamics/evidence dynamics/fluctuations dynamics/learning_curves
 claims
-plots panel/controls panel/accessible panel/stamps panel/picture panel/bake panel/widgets panel/panel panel/guides
+plots
+panel/controls panel/accessible panel/stamps panel/spec panel/picture panel/bake panel/widgets panel/panel panel/guides
 panel panels
 exercises cli
 """.split()
@@ -44,16 +45,9 @@ def name_of(path):
 
 
 def imports_of(path):
-    """The modules of this package that a file imports, as names of ORDER, less what only the type checker reads."""
-    tree = ast.parse(path.read_text())
-    hidden = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            hidden |= {id(child) for child in ast.walk(node)}
+    """The modules of this package that a file imports, as names of ORDER; what only the type checker reads too."""
     folder = path.parent
-    for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             if node.level:
                 base = folder
@@ -97,7 +91,7 @@ def test_the_reader_of_imports_sees_them(tmp_path, monkeypatch):
     """The check above is only as good as its eyes: show it each form of an import."""
     package = tmp_path / "ntkbook"
     (package / "panel").mkdir(parents=True)
-    for name in ("__init__", "kernel", "layers", "panel/__init__", "panel/widgets"):
+    for name in ("__init__", "kernel", "layers", "cli", "panel/__init__", "panel/widgets"):
         (package / f"{name}.py").touch()
     source = package / "panel" / "widgets.py"
     source.write_text(
@@ -108,7 +102,30 @@ def test_the_reader_of_imports_sees_them(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
     seen = sorted(imports_of(source))
-    assert seen == sorted(["kernel", "layers", "kernel", "layers", "__init__", "panel/widgets", "kernel"])
+    assert seen == sorted(["kernel", "layers", "kernel", "layers", "__init__", "panel/widgets", "cli", "kernel"])
+
+
+def private_names_from_elsewhere(tree):
+    """Names with one underscore that a file takes from another: imported, or asked of what is not its own."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    stored = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    fields = {n.target.id for n in ast.walk(tree) if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    private = lambda name: name.startswith("_") and not name.startswith("__")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names if private(alias.name))
+        elif isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in own | stored | fields:
+            yield node.attr
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name in ("panel", "panels")], ids=str)
+def test_no_private_name_crosses_a_file(path):
+    assert not list(private_names_from_elsewhere(ast.parse(path.read_text())))
+
+
+def test_private_names_are_seen():
+    code = "from .x import _a, b\nclass C:\n    def _own(self):\n        self._own(), panel._moved, panel.moved"
+    assert list(private_names_from_elsewhere(ast.parse(code))) == ["_a", "_moved"]
 
 
 def test_importing_the_package_loads_neither_plots_nor_widgets():

@@ -1,9 +1,14 @@
 """The panel engine: values to data to picture, events, errors, and what is compiled when."""
 
 import base64
+import copy
 import gc
 import io
+import pickle
+import sys
 import textwrap
+import threading
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -17,7 +22,7 @@ from PIL import Image
 
 import ntkbook.panel
 from ntkbook import plots
-from ntkbook.panel import Panel, Range, choice, powers_of_two, slider, toggle
+from ntkbook.panel import Mission, Panel, Predict, Range, choice, powers_of_two, slider, toggle
 from ntkbook.panel.picture import Picture, png_bytes
 
 
@@ -36,16 +41,16 @@ def a_panel(compute, **controls) -> Panel:
 
 
 def field(panel: Panel, name: str):
-    return panel._shown().controls[name].field
+    return panel.view().controls[name].field
 
 
 def handle(panel: Panel, name: str):
-    return panel._shown().controls[name].counters[0]
+    return panel.view().controls[name].counters[0]
 
 
 def picture(panel: Panel) -> Picture:
     panel.png()
-    return panel._pictures[False]
+    return panel.picture()
 
 
 # ---------------------------------------------------------------- what a program asks and sets
@@ -90,8 +95,26 @@ def test_wrong_settings_are_refused_and_nothing_moves(values):
     with pytest.raises(ValueError, match="Expected"):
         panel.set(**values)
     assert panel.state() == before
-    with pytest.raises(TypeError, match="Expected t to be a number"):
-        panel.set(t="late")
+
+
+@pytest.mark.parametrize("value", ["late", np.array("late"), np.array("1.5"), np.array(None), 1j, np.array(1j), [1.0]])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(TypeError, match="Expected a to be a number"):
+        slider("a", 0, 2, 1).clean("a", value)
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), np.inf, np.array(np.nan), Fraction(10**400)], ids=lambda value: type(value).__name__
+)
+def test_numbers_beyond_every_range_are_refused(value):
+    with pytest.raises(ValueError, match="Expected a between 0 and 2"):
+        slider("a", 0, 2, 1).clean("a", value)
+
+
+def test_numbers_of_every_kind_become_floats():
+    for value in (True, 1, np.int8(1), np.array(1.0), jax.numpy.array(1.0, "bfloat16"), Fraction(1)):
+        cleaned = slider("a", 0, 2, 1).clean("a", value)
+        assert cleaned == 1.0 and type(cleaned) is float
 
 
 def test_stops_take_the_nearest_in_ratio():
@@ -128,7 +151,7 @@ def test_constructors_of_controls_refuse_nonsense():
 def test_stops_with_names_show_them():
     named = choice("model", [1, 2], 2, names=["line", "network"])
     panel = a_panel(lambda model: {"y": np.full(11, model)}, model=named)
-    menu = panel._shown().controls["model"].field
+    menu = panel.view().controls["model"].field
     assert menu.options == (("line", 1.0), ("network", 2.0)) and menu.label == "network"
     menu.label = "line"
     assert panel.state() == {"model": 1.0} and panel.reading == "y_0 = 1.000"
@@ -157,6 +180,68 @@ def test_each_step_is_a_rising_value_in_range_and_knows_its_index(control):
 def test_steps_are_round_numbers():
     assert [slider("a", 0.1, 2, 1).value_at(i) for i in (1, 2, 20)] == [0.12, 0.14, 0.5]
     assert slider("a", 0.01, 100, 1, log=True).value_at(65) == 3.981
+
+
+def test_data_cannot_be_written_to_and_what_compute_keeps_is_safe():
+    kept = np.zeros(11)
+    panel = a_panel(lambda a: {"y": kept}, a=slider("a", 0, 1, 0.5))
+    with pytest.raises(ValueError, match="read-only"):
+        panel.data()["y"] += 1
+    assert kept.flags.writeable and not kept.any()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda panel: pickle.loads(pickle.dumps(panel))])
+def test_a_copy_stands_at_the_same_place_and_moves_alone(duplicate):
+    panel = at(demo(), t=3.0)
+    heard = []
+    panel.on_change(heard.append)
+    panel.view()
+    other = duplicate(panel)
+    assert other.state() == panel.state() and other.png() == panel.png()
+    other.set(t=9.0)
+    assert panel.state()["t"] == 3.0 and handle(panel, "t").value == panel.definitions["t"].index_of(3.0)
+    assert not heard and other.widget is not panel.widget
+
+
+def test_a_panel_of_local_functions_says_why_it_cannot_be_pickled():
+    with pytest.raises(pickle.PicklingError, match="Expected functions that can be imported"):
+        pickle.dumps(a_panel(lambda a: {"y": np.zeros(11)}, a=slider("a", 0, 1, 0.5)))
+
+
+def test_threads_that_share_a_panel_leave_one_truth():
+    panel = a_panel(lambda a: {"y": np.full(11, a)}, a=slider("a", 0, 1, 0.5))
+    view = panel.view()
+    errors: list[BaseException] = []
+
+    def move(start):
+        try:
+            for step in range(12):
+                panel.set(a=(start + step) % 10 / 10)
+                panel.png()
+        except BaseException as error:  # a thread's own exception is lost
+            errors.append(error)
+
+    threads = [threading.Thread(target=move, args=(start,)) for start in (0, 3, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    fresh = copy.copy(panel)
+    assert view.image.value == panel.png() == fresh.png() and panel.reading == fresh.reading
+
+
+def test_without_ipywidgets_a_panel_is_a_picture(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    panel = demo()
+    bundle, metadata = panel._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "image/png"} and metadata["image/png"]["alt"]
+    with pytest.raises(ModuleNotFoundError, match="Expected ipywidgets"):
+        _ = panel.widget
+    question = Predict("Which?", {"this": "Yes.", "that": "No."}, "this")
+    assert set(question._repr_mimebundle_()) == {"text/plain", "text/html"}
+    mission = Mission(panel, "Be late.", lambda data, state: state["t"] > 50)
+    assert set(mission._repr_mimebundle_()) == {"text/plain"}
 
 
 # ---------------------------------------------------------------- compilation
@@ -273,7 +358,7 @@ def test_mime_bundle_is_a_widget_a_picture_and_a_line():
     assert bundle["text/plain"] == repr(panel)
     png = base64.b64decode(bundle["image/png"])
     assert png == panel.png() and b"matplotlib" not in png.lower()
-    assert metadata["image/png"] == {"width": 860, "height": 360}
+    assert metadata["image/png"] == {"width": 860, "height": 360, "alt": f"A demonstration. {panel.reading}"}
 
 
 # ---------------------------------------------------------------- widgets
@@ -281,7 +366,7 @@ def test_mime_bundle_is_a_widget_a_picture_and_a_line():
 
 def test_a_slider_moved_by_the_reader_moves_field_picture_and_reading():
     panel = demo()
-    view = panel._shown()
+    view = panel.view()
     png, line = view.image.value, view.reading.value
     handle(panel, "t").value = 75  # of 100 steps over four powers of ten
     assert panel.state()["t"] == 10.0 and field(panel, "t").value == 10.0
@@ -293,7 +378,7 @@ def test_a_slider_moved_by_the_reader_moves_field_picture_and_reading():
 
 def test_a_value_set_from_code_stays_exact_and_moves_every_widget():
     panel = demo()
-    view = panel._shown()
+    view = panel.view()
     panel.set(t=10.123456, width=4, is_trained=False)
     assert panel.state() == {"t": 10.123456, "rate": 0.5, "width": 4.0, "is_trained": 0.0}
     assert (field(panel, "t").value, handle(panel, "t").value) == (10.123, 75)
@@ -310,7 +395,7 @@ def test_fields_have_labels_and_units():
 
 def test_presets_reset_and_play():
     panel = demo()
-    view = panel._shown()
+    view = panel.view()
     buttons = {button.description: button for button in view.box.children[2].children}
     assert list(buttons) == ["Start", "Narrow and late", "Reset"]
     buttons["Narrow and late"].click()
@@ -330,7 +415,7 @@ def test_an_error_lands_in_the_reading_and_the_next_good_move_clears_it():
         return {"y": np.full(11, a)}
 
     panel = a_panel(compute, a=slider("a", 0, 1, 0.5))
-    view = panel._shown()
+    view = panel.view()
     png = view.image.value
     handle(panel, "a").value = 100
     assert panel.failed and "ArithmeticError: too <much>" in panel.reading
@@ -352,7 +437,7 @@ def test_two_copies_are_independent():
 
 def test_listeners_hear_each_move_once():
     panel, heard = demo(), []
-    panel._shown()
+    panel.view()
     panel.on_change(lambda p: heard.append(p.state()["t"]))
     field(panel, "t").value = 3.0
     panel.set(t=4.0, rate=1.0)
@@ -361,7 +446,7 @@ def test_listeners_hear_each_move_once():
 
 def test_a_flood_of_moves_leaves_nothing_behind():
     panel = demo()
-    view = panel._shown()
+    view = panel.view()
     for index in range(5):
         handle(panel, "t").value = index
     gc.collect()

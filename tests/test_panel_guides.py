@@ -109,7 +109,7 @@ def test_linked_panels_share_controls_both_ways_and_compute_once_each():
     link(one, two, names=("t", "rate"))
     one.set(t=5.0, width=4)
     assert two.state() == {"t": 5.0, "rate": 0.5, "width": 64.0, "is_trained": 1.0}
-    two._shown().controls["rate"].field.value = 1.5
+    two.view().controls["rate"].field.value = 1.5
     assert one.state()["rate"] == 1.5 and three.state()["rate"] == 0.5
     assert counts == [2, 2]
 
@@ -154,7 +154,7 @@ def drafted() -> tuple[Panel, list[str]]:
         return compute
 
     panel = Panel(with_name("full"), build, update, demo().definitions, reading, draft=with_name("draft"), warm=[])
-    panel._shown()
+    panel.view()
     log.clear()
     return panel, log
 
@@ -163,21 +163,21 @@ def test_a_dragged_handle_shows_drafts_and_the_full_picture_at_rest(monkeypatch)
     loop = Loop()
     monkeypatch.setattr(engine.asyncio, "get_running_loop", lambda: loop)
     panel, log = drafted()
-    handle = panel._shown().controls["t"].counters[0]
+    handle = panel.view().controls["t"].counters[0]
     handle.value, handle.value = 60, 75
     assert log == ["draft", "draft"] and panel.state()["t"] == 10.0 and len(loop.calls) == 1
     loop.rest()
-    assert log == ["draft", "draft", "full"] and not panel._is_draft
+    assert log == ["draft", "draft", "full"] and not panel.is_draft
     handle.value = 80
     panel.set(t=panel.state()["t"])  # code asks for the full picture at once
     assert log[-2:] == ["draft", "full"] and not loop.calls
-    panel._shown().controls["t"].field.value = 3.0  # typing is no dragging
+    panel.view().controls["t"].field.value = 3.0  # typing is no dragging
     assert log[-1] == "full" and not loop.calls
 
 
 def dots(panel: Panel) -> int:
     """Width of the picture that the reader sees."""
-    return Image.open(io.BytesIO(panel._shown().image.value)).width
+    return Image.open(io.BytesIO(panel.view().image.value)).width
 
 
 def test_a_dragged_picture_is_coarse_and_sharp_at_rest_from_the_same_data(monkeypatch):
@@ -191,13 +191,13 @@ def test_a_dragged_picture_is_coarse_and_sharp_at_rest_from_the_same_data(monkey
 
     panel = Panel(compute, build, update, demo().definitions, reading, warm=[])
     assert dots(panel) == 1720
-    panel._shown().controls["t"].counters[0].value = 75
-    coarse = panel._shown().image.value
+    panel.view().controls["t"].counters[0].value = 75
+    coarse = panel.view().image.value
     assert dots(panel) == 860 and log == [1.0, 10.0] and panel.reading.startswith("At t = 10,")
     assert panel.png() != coarse  # who asks for the picture gets the sharp one
     loop.rest()
-    assert dots(panel) == 1720 and log == [1.0, 10.0] and panel._shown().image.value == panel.png()
-    panel._shown().controls["t"].field.value = 3.0  # typing is no dragging
+    assert dots(panel) == 1720 and log == [1.0, 10.0] and panel.view().image.value == panel.png()
+    panel.view().controls["t"].field.value = 3.0  # typing is no dragging
     assert dots(panel) == 1720 and not loop.calls
 
 
@@ -211,7 +211,7 @@ def test_what_fails_while_a_handle_is_dragged_leaves_a_sharp_picture_and_the_err
         return curves(t=t, rate=rate, width=width, is_trained=is_trained)
 
     panel = Panel(compute, build, update, demo().definitions, reading, warm=[])
-    handle = panel._shown().controls["t"].counters[0]
+    handle = panel.view().controls["t"].counters[0]
     handle.value = handle.value + 1
     assert dots(panel) == 860
     handle.value = 75
@@ -225,8 +225,8 @@ def test_a_linked_panel_is_coarse_with_the_one_that_is_dragged(monkeypatch):
     first, second = demo(), demo()
     link(first, second)
     for panel in (first, second):
-        panel._shown()
-    first._shown().controls["t"].counters[0].value = 75
+        panel.view()
+    first.view().controls["t"].counters[0].value = 75
     assert dots(first) == dots(second) == 860 and second.state()["t"] == 10.0
     while loop.calls:
         loop.rest()
@@ -238,15 +238,15 @@ def test_a_linked_panel_that_is_not_shown_rests_without_an_error(monkeypatch):
     monkeypatch.setattr(engine.asyncio, "get_running_loop", lambda: loop)
     first, hidden = demo(), demo()
     link(first, hidden)
-    first._shown().controls["t"].counters[0].value = 75
+    first.view().controls["t"].counters[0].value = 75
     while loop.calls:
         loop.rest()
-    assert hidden.state()["t"] == 10.0 and not hidden.failed and not hidden._is_draft
+    assert hidden.state()["t"] == 10.0 and not hidden.failed and not hidden.is_draft
 
 
 def test_a_plain_program_without_an_event_loop_gets_full_pictures():
     panel, log = drafted()
-    panel._shown().controls["t"].counters[0].value = 75
+    panel.view().controls["t"].counters[0].value = 75
     assert log == ["full"] and dots(panel) == 1720
 
 

@@ -98,10 +98,10 @@ def test_ends_and_middle_of_every_control_are_sound_and_the_picture_is_never_sta
     print(f"{name}: {1000 * statistics.median(times):.0f} ms per move, {len(compilations)} compilations")
     assert not compilations, f"{name} compiles {len(compilations)} times in its callbacks"
     figure = panel.figure()
-    figure.set_dpi(100 * panel.density)
+    figure.set_dpi(100 * panel.spec.density)
     FigureCanvasAgg(figure).draw()
     fresh = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-    moved = panel._pictures[False].rgba()
+    moved = panel.picture().rgba()
     wrong = int((moved != fresh).any(-1).sum())
     assert wrong == 0, f"{name}: moved to {panel!r}, {wrong} pixels are not as if drawn afresh there"
 
@@ -127,12 +127,16 @@ def test_the_reading_changes_when_the_data_change(name):
 def test_random_settings_are_sound(name, compilations):
     panel = panel_of(name)
     compilations.clear()
-    indices = {key: st.integers(0, control.steps) for key, control in panel.definitions.items()}
+    between = lambda control: st.floats(control.low, control.high).map(lambda value: control.clean("it", value))
+    places = {
+        key: st.integers(0, control.steps).map(control.value_at) | between(control)
+        for key, control in panel.definitions.items()
+    }
 
     @settings(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=SLOW)
-    @given(st.fixed_dictionaries(indices))
+    @given(st.fixed_dictionaries(places))
     def check(where):
-        panel.set(**{key: panel.definitions[key].value_at(index) for key, index in where.items()})
+        panel.set(**where)
         assert_is_sound(panel)
 
     check()

@@ -9,19 +9,17 @@ import html
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .controls import Control
 from .picture import Picture, png_bytes
-
-if TYPE_CHECKING:
-    from .panel import Panel
+from .spec import PanelSpec
 
 # Sharpest first: dots per dot of the page, and colours (None: all of them). The first that fits the budget is taken.
 QUALITIES = ((2.0, None), (1.5, None), (2.0, 64), (1.5, 64), (1.0, 64), (1.0, 32))
@@ -56,28 +54,27 @@ class Baked:
         return f"Baked({', '.join(self.names)}: {self.frames} frames, {len(self.html) / 1e6:.1f} MB)"
 
 
-def bake(panel: "Panel", names: Sequence[str], frames: int, budget: int) -> Baked:
-    """Frames of `panel` over the controls `names`; the others stay where they are. See `Panel.bake`."""
-    state = panel.state()
+def bake(spec: PanelSpec, state: Mapping[str, float], names: Sequence[str], frames: int, budget: int) -> Baked:
+    """Frames of a panel over the controls `names`; the others stay at `state`. See `Panel.bake`."""
     shares = [_share(frames, len(names), which) for which in range(len(names))]
-    grids = [_values(panel.definitions[name], state[name], share) for name, share in zip(names, shares)]
+    grids = [_values(spec.controls[name], state[name], share) for name, share in zip(names, shares)]
     settings = [dict(zip(names, values)) for values in itertools.product(*grids)]
-    moves = [panel._computed({**state, **setting}) for setting in settings]
-    controls = [_described(panel.definitions[name], grid, state[name]) for name, grid in zip(names, grids)]
+    moves = [spec.computed({**state, **setting}) for setting in settings]
+    controls = [_described(spec.controls[name], grid, state[name]) for name, grid in zip(names, grids)]
     arrays, readings = [data for data, _ in moves], [line for _, line in moves]
     for density, colours in QUALITIES:
-        picture = Picture(panel._build, panel._update, panel.data(), size=panel.size, density=density)
+        picture = Picture(spec, arrays[0], density=density)
         sample = arrays[:: max(1, len(arrays) // 4)]
         size = sum(map(len, _encoded(picture, sample, colours)[0])) * len(arrays) / len(sample)
         if size > budget:
             continue  # a few frames are enough to know
-        made = _fragment(panel, controls, readings, *_encoded(picture, arrays, colours))
+        made = _fragment(spec, state, controls, readings, *_encoded(picture, arrays, colours))
         size = len(made)
         if size <= budget:
             return Baked(made, tuple(names), len(settings))
     raise ValueError(
-        f"Expected at most {budget / 1e6:.1f} MB, got about {size / 1e6:.1f} MB for {len(settings)} frames of "
-        f"{panel!r}. Bake fewer frames or one control."
+        f"Expected at most {budget / 1e6:.1f} MB, got about {size / 1e6:.1f} MB for {len(settings)} frames over "
+        f"{' and '.join(names)}. Bake fewer frames or one control."
     )
 
 
@@ -133,7 +130,8 @@ def _described(control: Control, values: Sequence[float], present: float) -> dic
 
 
 def _fragment(
-    panel: "Panel",
+    spec: PanelSpec,
+    state: Mapping[str, float],
     controls: Sequence[dict[str, Any]],
     readings: Sequence[str],
     frames: Sequence[str],
@@ -148,16 +146,22 @@ def _fragment(
         "which": which,
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    still = Picture(panel._build, panel._update, panel.data(), size=panel.size, density=1.0).png()
-    title = f"<b>{html.escape(panel.title)}</b> " if panel.title else ""
-    head = f"<div>{title}{html.escape(panel.caption)}</div>" if panel.title or panel.caption else ""
+    data, reading = spec.computed(state)
+    still = Picture(spec, data, density=1.0).png()
+    title = f"<b>{html.escape(spec.title)}</b> " if spec.title else ""
+    head = f"<div>{title}{html.escape(spec.caption)}</div>" if spec.title or spec.caption else ""
     return (
-        f'<div class="ntkbook-baked" style="max-width:{panel.size[0] * 100:.0f}px;line-height:1.5">{head}'
-        f'<div class="ntkbook-picture" style="position:relative"><img alt="{html.escape(panel.title or "Picture")} '
-        f'{html.escape(panel.reading)}" src="{_address("png", still)}" style="width:100%;display:block"></div>'
-        f'<div class="ntkbook-reading" role="status" aria-live="polite">{html.escape(panel.reading)}</div>'
+        f'<div class="ntkbook-baked" style="max-width:{spec.size[0] * 100:.0f}px;line-height:1.5">{head}'
+        f'<div class="ntkbook-picture" style="position:relative"><img alt="{html.escape(spec.title or "Picture")} '
+        f'{html.escape(reading)}" src="{_address("png", still)}" style="{_PICTURE}"></div>'
+        f'<div class="ntkbook-reading" role="status" aria-live="polite">{html.escape(reading)}</div>'
         f'<script type="application/json">{text}</script><script>{_SCRIPT}</script></div>\n'
     )
+
+
+# Dark themes of documentation sites put white under every picture, with a rim and a filter: the frames, which lie over
+# the axes, would hide them.
+_PICTURE = "width:100%;display:block;background:none!important;padding:0!important;filter:none!important"
 
 
 # Every fragment brings the script and wakes those on the page that are not yet awake. A slider that is in the markup

@@ -50,9 +50,10 @@ class Control:
             TypeError: for what is no number.
             ValueError: outside the range, or NaN.
         """
-        if not isinstance(value, numbers.Real) and not (hasattr(value, "ndim") and value.ndim == 0):
+        plain = value.item() if getattr(value, "ndim", None) == 0 else value  # of an array without axes
+        if not isinstance(plain, numbers.Real):
             raise TypeError(f"Expected {name} to be a number, got {type(value).__name__} {str(value)[:40]!r}.")
-        number = float(value)
+        number = _as_float(plain)
         slack = 1e-9 * max(abs(self.low), abs(self.high))  # 10**log10(high) may come out a rounding error above high
         if not self.low - slack <= number <= self.high + slack:
             raise ValueError(
@@ -176,6 +177,14 @@ def _round_step(rough: float) -> float:
     """1, 2 or 5 times a power of ten, the nearest to `rough` from above but for a quarter."""
     unit = 10.0 ** math.floor(math.log10(rough))
     return next(m * unit for m in (1, 2, 5, 10) if m * unit >= 0.8 * rough)
+
+
+def _as_float(value: Any) -> float:
+    """A whole number may be larger than all floats: that is infinity, which no range holds."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def show(value: Number) -> str:

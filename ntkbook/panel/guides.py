@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import checks
-from .panel import Panel
+from .panel import Panel, has_widgets
 
 Judge = Callable[[dict[str, Any], dict[str, float]], Any]
 
@@ -31,7 +31,7 @@ def link(*panels: Panel, names: tuple[str, ...] | None = None) -> None:
         values = {name: moved.state()[name] for name in shared}
         for panel in panels:
             if panel is not moved and any(panel.state()[name] != value for name, value in values.items()):
-                panel._follow({**panel.state(), **panel._clean(values)}, is_dragged=moved._is_draft)
+                panel.follow(values, is_dragged=moved.is_draft)
 
     for panel in panels:
         panel.on_change(follow)
@@ -65,7 +65,7 @@ class Predict:
         per_option = bool(look) and all(isinstance(values, Mapping) for values in (look or {}).values())
         self._look = {o: dict((look or {}).get(o, {}) if per_option else look or {}) for o in self.options}
         if panel is not None:
-            self._look = {option: panel._clean(values) for option, values in self._look.items()}
+            self._look = {option: panel.spec.clean(values) for option, values in self._look.items()}
         self.choice: str | None = None
         self._view: Any = None
 
@@ -100,13 +100,13 @@ class Predict:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         items = "".join(f"<li>{html.escape(option)}</li>" for option in self.options)
         why = html.escape(f"{self.answer}. {self.options[self.answer]}")
-        if self._view is None:
+        if self._view is None and has_widgets():
             self._view = _PredictView(self)
         return {
             "text/plain": repr(self),
             "text/html": f"<p><b>Predict.</b> {html.escape(self.question)}</p><ul>{items}</ul>"
             f"<details><summary>Answer</summary>{why}</details>",
-            **_view_bundle(self._view.box),
+            **_bundle(self._view),
         }
 
 
@@ -162,12 +162,20 @@ class Mission:
         return self.status
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        if self._view is None:
+        if self._view is None and has_widgets():
             self._view = _MissionView(self)
-        return {"text/plain": repr(self), **_view_bundle(self._view.box)}
+        return {"text/plain": repr(self), **_bundle(self._view)}
 
 
 # ---------------------------------------------------------------- as widgets
+
+
+def _bundle(view: Any) -> dict[str, Any]:
+    if view is None:
+        return {}
+    from .widgets import view_bundle
+
+    return view_bundle(view.box)
 
 
 class _PredictView:
@@ -216,13 +224,3 @@ def _live(text: str, colour: str) -> str:
     """A line that screen readers say when it changes; its colour is a bar beside it, so that the words keep theirs."""
     style = f"border-left:5px solid {colour};padding:2px 10px;line-height:1.5"
     return f'<div role="status" aria-live="polite" style="{style}">{html.escape(text)}</div>'
-
-
-def _view_bundle(box: Any) -> dict[str, Any]:
-    return {
-        "application/vnd.jupyter.widget-view+json": {
-            "version_major": 2,
-            "version_minor": 0,
-            "model_id": box.model_id,
-        }
-    }

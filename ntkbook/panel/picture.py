@@ -8,23 +8,22 @@ moving set (limits, ticks, titles, artists with a zorder below 1) marks the figu
 
 import struct
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.spines import Spine
+from matplotlib.text import Text
 
 from .. import plots
 from .controls import Number
+from .spec import PanelSpec
 from .stamps import Stamps
-
-Build = Callable[[Figure, dict[str, Any]], dict[str, Any]]
-Update = Callable[[dict[str, Any], dict[str, Any]], None]
 
 DOTS_PER_INCH = 100  # of the page; the picture has `density` times as many
 
@@ -32,24 +31,14 @@ DOTS_PER_INCH = 100  # of the page; the picture has `density` times as many
 class Picture:
     """A figure on a canvas of its own (no pyplot, no global state), kept for in-place updates.
 
-    `build(fig, data)` makes the artists once; `update(artists, data)` moves them. A draft draws words quickly, to a
-    pixel.
+    `spec.build` makes the artists once; `spec.update` moves them. A draft draws words quickly, to a pixel.
     """
 
-    def __init__(
-        self,
-        build: Build,
-        update: Update,
-        data: dict[str, Any],
-        *,
-        size: tuple[Number, Number],
-        density: Number,
-        is_draft: bool = False,
-    ):
-        self.figure = Figure(figsize=size, dpi=DOTS_PER_INCH * density, facecolor="none")
+    def __init__(self, spec: PanelSpec, data: dict[str, Any], *, density: Number, is_draft: bool = False):
+        self.figure = Figure(figsize=spec.size, dpi=DOTS_PER_INCH * density, facecolor="none")
         self.canvas = FigureCanvasAgg(self.figure)
         with matplotlib.rc_context(plots.RC):
-            self.artists = build(self.figure, data)
+            self.artists = spec.build(self.figure, data)
         for ax in self.figure.axes:
             plots.arrange_labels(ax)
             # what is kept lies below what moves: in a paper's figure too
@@ -57,7 +46,7 @@ class Picture:
             for spine in ax.spines.values():
                 spine.set_zorder(0.5)
         self.full_draws = 0
-        self._update = update
+        self._update = spec.update
         self._moving: list[Artist] = []
         self._draw = Stamps().draw if is_draft else lambda artist, renderer: artist.draw(renderer)
         self._background: Any = None
@@ -110,10 +99,15 @@ def moving_artists(fig: Figure) -> list[Artist]:
     """All in the axes with a zorder of 1 or more, in drawing order, axes after axes; then words on the figure."""
     moving: list[Artist] = []
     for ax in fig.axes:
-        fixed = {ax.patch, ax.title, ax._left_title, ax._right_title}  # type: ignore[attr-defined]
-        inside = [a for a in ax.get_children() if a not in fixed and not isinstance(a, (Axis, Spine))]
+        inside = [a for a in ax.get_children() if not _is_fixed(a, ax)]
         moving += sorted((a for a in inside if a.get_zorder() >= 1), key=lambda a: a.get_zorder())
     return moving + list(fig.texts)
+
+
+def _is_fixed(artist: Artist, ax: Axes) -> bool:
+    """Is it of the frame: its ground, axes, spines, or one of the three titles, which are not among its texts?"""
+    is_title = isinstance(artist, Text) and artist not in ax.texts
+    return artist is ax.patch or is_title or isinstance(artist, (Axis, Spine))
 
 
 def png_bytes(rgba: np.ndarray) -> bytes:

@@ -6,21 +6,19 @@ control has two faces that follow each other: a labelled field for exact values 
 
 import html
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets
 
 from .accessible import names_html
-from .controls import Control, Number
-
-if TYPE_CHECKING:
-    from .panel import Panel
+from .controls import Control
+from .spec import PanelSpec
 
 Moved = Callable[..., None]
 
 
 class ControlView:
-    """The widgets of one control. `moved(name, value)` is called when the reader moves one; `show` moves them all.
+    """The widgets of one control. `moved({name: value})` is called when the reader moves one; `show` moves them all.
 
     The handle counts steps and knows no values: a front end rounds a value to the handle's grid and sends it back, and
     a value set from code would not stay what it is.
@@ -51,57 +49,65 @@ class ControlView:
 
     def _on_field(self, change: Mapping[str, Any]) -> None:
         if not self._is_showing:
-            self._moved(self.name, float(change["new"]))
+            self._moved({self.name: float(change["new"])})
 
     def _on_counter(self, change: Mapping[str, Any]) -> None:
         if not self._is_showing:
-            self._moved(self.name, self.control.value_at(change["new"]), is_dragged=True)
+            self._moved({self.name: self.control.value_at(change["new"])}, is_dragged=True)
 
 
 class PanelView:
-    """The whole panel: caption, controls, buttons, picture, reading line."""
+    """The whole panel: caption, controls, buttons, picture, reading line. It knows no panel, and calls `moved`."""
 
-    def __init__(self, panel: "Panel"):
-        state, label_width = panel.state(), _label_width(panel.definitions.values())
+    def __init__(
+        self, spec: PanelSpec, values: Mapping[str, float], png: bytes, reading: str, is_error: bool, moved: Moved
+    ):
+        label_width = _label_width(spec.controls.values())
         self.controls = {
-            name: ControlView(name, control, state[name], panel._on_widget, label_width)
-            for name, control in panel.definitions.items()
+            name: ControlView(name, control, values[name], moved, label_width)
+            for name, control in spec.controls.items()
         }
-        width = f"{panel.size[0] * 100:.0f}px"
+        width = f"{spec.size[0] * 100:.0f}px"
         self.image = ipywidgets.Image(
-            value=panel.png(), format="png", layout={"width": width, "max_width": "100%", "object_fit": "contain"}
+            value=png, format="png", layout={"width": width, "max_width": "100%", "object_fit": "contain"}
         )
-        self.reading = ipywidgets.HTML(reading_html(panel.reading, is_error=panel.failed))
-        buttons = [_button(label, values, panel) for label, values in panel.presets.items()]
-        buttons.append(_button("Reset", {n: c.default for n, c in panel.definitions.items()}, panel))
+        self.reading = ipywidgets.HTML(reading_html(reading, is_error=is_error))
+        self.buttons = [_button(label, preset, moved) for label, preset in spec.presets.items()]
+        self.buttons.append(_button("Reset", spec.defaults, moved))
         wrap = {"display": "flex", "flex_flow": "row wrap", "align_items": "center"}
         columns = {"display": "grid", "grid_template_columns": f"repeat(auto-fit, minmax({label_width + 300}px, 1fr))"}
-        head = [ipywidgets.HTML(_head_html(panel))] if panel.title or panel.caption else []
+        head = [ipywidgets.HTML(_head_html(spec))] if spec.title or spec.caption else []
         self.box = ipywidgets.VBox(
             [
                 *head,
                 ipywidgets.Box([view.row for view in self.controls.values()], layout=columns),
-                ipywidgets.Box(buttons, layout=wrap),
+                ipywidgets.Box(self.buttons, layout=wrap),
                 self.image,
                 self.reading,
                 ipywidgets.HTML(names_html(), layout={"display": "none"}),
             ],
-            layout={"max_width": f"{max(1.0, panel.size[0]) * 100:.0f}px"},
+            layout={"max_width": f"{max(1.0, spec.size[0]) * 100:.0f}px"},
         )
         self.box.add_class("ntkbook-panel")
 
-    def refresh(self, panel: "Panel") -> None:
-        """Show the panel's values, picture and reading."""
-        for name, value in panel.state().items():
+    def show(self, values: Mapping[str, float], png: bytes, reading: str, *, is_error: bool) -> None:
+        """Show other values, with their picture and reading."""
+        for name, value in values.items():
             self.controls[name].show(value)
-        self.show_picture(panel._draft_png() if panel._is_draft else panel.png())
-        self.show_reading(panel.reading, is_error=panel.failed)
-
-    def show_picture(self, png: bytes) -> None:
         self.image.value = png
+        self.show_reading(reading, is_error=is_error)
 
     def show_reading(self, text: str, *, is_error: bool) -> None:
         self.reading.value = reading_html(text, is_error=is_error)
+
+    def bundle(self) -> dict[str, Any]:
+        return view_bundle(self.box)
+
+
+def view_bundle(box: Any) -> dict[str, Any]:
+    """What tells a notebook to show a widget."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    return {"application/vnd.jupyter.widget-view+json": view}
 
 
 def reading_html(text: str, *, is_error: bool) -> str:
@@ -113,11 +119,11 @@ def reading_html(text: str, *, is_error: bool) -> str:
     )
 
 
-def _head_html(panel: "Panel") -> str:
-    title = f"<b>{html.escape(panel.title)}</b> " if panel.title else ""
+def _head_html(spec: PanelSpec) -> str:
+    title = f"<b>{html.escape(spec.title)}</b> " if spec.title else ""
     return (
-        f'<div class="ntkbook-caption" data-title="{html.escape(panel.title)}" style="line-height:1.5">'
-        f"{title}{html.escape(panel.caption)}</div>"
+        f'<div class="ntkbook-caption" data-title="{html.escape(spec.title)}" style="line-height:1.5">'
+        f"{title}{html.escape(spec.caption)}</div>"
     )
 
 
@@ -173,7 +179,7 @@ def _play_button(control: Control, value: float) -> ipywidgets.Play:
     )
 
 
-def _button(label: str, values: Mapping[str, Number], panel: "Panel") -> ipywidgets.Button:
+def _button(label: str, values: Mapping[str, float], moved: Moved) -> ipywidgets.Button:
     button = ipywidgets.Button(description=label, layout={"width": "auto"})
-    button.on_click(lambda _: panel._on_preset(values))
+    button.on_click(lambda _: moved(values))
     return button
