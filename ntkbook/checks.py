@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+MOST = 2**31 - 1  # a larger width or depth is a slip
+
 
 def is_concrete(*values: Any) -> bool:
     """Are all these values known now, rather than tracers of a transformation?"""
@@ -99,50 +101,56 @@ def one_of(value: Any, name: str, words: Sequence[Any]) -> None:
         raise ValueError(f"Expected {name} to be one of {', '.join(map(repr, words))}, got {value!r}.")
 
 
+def number(
+    value: Any, name: str, *, low: float = -np.inf, high: float = np.inf, is_whole: bool = False, is_finite: bool = True
+) -> None:
+    """Raises unless `value` is a real number from `low` to `high`, or an array of them. Of tracers: only the type.
+
+    Raises:
+        TypeError: for what is no number: text, None, truth values, complex numbers, trees.
+        ValueError: for NaN, infinity if `is_finite`, a fraction if `is_whole`, and what is out of range.
+    """
+    is_readable = isinstance(value, numbers.Real) or hasattr(value, "__array__")
+    array = value if isinstance(value, jax.Array) else np.asarray(value if is_readable else None)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"Expected {name} to be a real number, got {describe(value)}.")
+    if not is_concrete(value):
+        return
+    host = np.asarray(array, dtype=float)
+    is_right = (host >= low) & (host <= high) & (np.isfinite(host) | (not is_finite))
+    if not (is_right & ((host == np.floor(host)) | (not is_whole))).all():
+        kind = "a whole number" if is_whole else "a finite number" if is_finite else "a number"
+        least = ", zero or positive" if low == 0 else f" of at least {low:g}" * (low > -np.inf)
+        limits = least + f" and at most {high:g}" * (high < np.inf)
+        raise ValueError(f"Expected {name} to be {kind}{limits}, got {str(value)[:60]}.")
+
+
 def non_negative(value: Any, name: str) -> None:
-    """Raises TypeError for what is no number, ValueError for a negative or NaN one."""
-    if value is None or isinstance(value, (str, bytes, bool)):
-        raise TypeError(f"Expected {name} to be a number, got {describe(value)}.")
-    if is_concrete(value):
-        try:
-            host = np.asarray(value, dtype=float)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"Expected {name} to be a number, got {describe(value)}.") from error
-        if not (host >= 0).all():
-            raise ValueError(f"Expected {name} to be zero or positive, got {value!r}.")
+    """Raises TypeError for what is no number or list of them, ValueError for NaN and below zero; infinity passes."""
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            non_negative(one, name)
+    else:
+        number(value, name, low=0.0, is_finite=False)
+
+
+def whole_number(value: Any, name: str, least: int = 0, most: int = MOST) -> None:
+    """Raises TypeError for what is no integer, ValueError for one out of range."""
+    kind = "a positive whole number" if least == 1 else f"a whole number of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, np.integer)):
+        raise TypeError(f"Expected {name} to be {kind}, got {describe(value)}.")
+    if not least <= int(value) <= most:
+        raise ValueError(f"Expected {name} to be {kind} and at most {most}, got {str(value)[:40]}.")
 
 
 def positive_int(value: Any, name: str) -> None:
     """Raises TypeError for what is no integer, ValueError unless it is at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, np.integer)):
-        raise TypeError(f"Expected {name} to be a positive whole number, got {describe(value)}.")
-    if value < 1:
-        raise ValueError(f"Expected {name} to be a positive whole number, got {value}.")
-
-
-def whole_number(value: Any, name: str) -> None:
-    """Raises TypeError for what is no integer, ValueError for a negative one."""
-    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, np.integer)):
-        raise TypeError(f"Expected {name} to be a whole number, got {describe(value)}.")
-    if value < 0:
-        raise ValueError(f"Expected {name} to be zero or a positive whole number, got {value}.")
+    whole_number(value, name, 1)
 
 
 def positive_count(value: Any, name: str) -> None:
     """Raises unless a number that may be traced or a whole float, as sliders send, is at least 1."""
-    non_negative(value, name)
-    if is_concrete(value):
-        host = np.asarray(value, dtype=float)
-        if not ((host >= 1) & (host == np.floor(host))).all():
-            raise ValueError(f"Expected {name} to be a positive whole number, got {value!r}.")
-
-
-def scale(value: Any, name: str) -> None:
-    """Raises TypeError for what is no number, ValueError for one that is not finite. Tracers pass."""
-    if value is None or isinstance(value, (str, bytes)):
-        raise TypeError(f"Expected {name} to be a number, got {describe(value)}.")
-    if isinstance(value, numbers.Real) and not np.isfinite(float(value)):
-        raise ValueError(f"Expected {name} to be a finite number, got {value!r}.")
+    number(value, name, low=1.0, is_whole=True)
 
 
 def momentum(value: Any) -> None:
@@ -164,4 +172,7 @@ def independent(gap: float, eps: float) -> None:
 
 def describe(value: Any) -> str:
     """What came, in a few words for a sentence: its type and how it begins."""
-    return "None" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+    if value is None:
+        return "None"
+    text = str(value)[:40]
+    return f"{type(value).__name__} {text!r}" if "0x" not in text else f"a {type(value).__name__}"

@@ -199,7 +199,11 @@ BAD_VALUES = {
     "momentum below zero": lambda: checks.momentum(-0.1),
     "whole number below zero": lambda: checks.whole_number(-1, "steps"),
     "whole number a float": lambda: checks.whole_number(1.0, "steps"),
-    "scale infinite": lambda: checks.scale(float("-inf"), "W_std"),
+    "infinity for a finite number": lambda: checks.number(float("-inf"), "W_std"),
+    "a number above its range": lambda: checks.number(2.0, "q", high=1.0),
+    "a fraction for a whole number": lambda: checks.number(1.5, "n", is_whole=True),
+    "a list with text": lambda: checks.non_negative([1.0, "a"], "t"),
+    "complex for a number": lambda: checks.non_negative(np.array([1j]), "t"),
 }
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ntkbook"
 # A file imports only from files above it; packages stand in this order too. A new file takes its place here; panels and
 # exercises are one floor each.
 ORDER = """
-pytrees numerics checks openml data
+numerics checks pytrees openml data
 networks
 networks/positions networks/kernel networks/activations networks/smooth_activations networks/quadrature
 networks/layers networks/convolution networks/attention networks/gram networks/moments networks/propagation
@@ -129,7 +129,10 @@ def test_private_names_are_seen():
 
 
 def test_importing_the_package_loads_neither_plots_nor_widgets():
-    heavy = "matplotlib ipywidgets IPython sklearn optax diffrax tqdm PIL scipy.stats jupyterlab torch"
+    heavy = (
+        "matplotlib ipywidgets IPython sklearn optax diffrax optimistix lineax equinox pooch tqdm PIL scipy.stats "
+        "jupyterlab torch"
+    )
     code = f"import sys, ntkbook; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

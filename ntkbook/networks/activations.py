@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..numerics import arccos, cosine, safe_sqrt, sine
-from ..pytrees import pytree
+from ..pytrees import number, pytree
 from .kernel import Kernel, Layer, like
 
 Pair = tuple[Array, Array]
@@ -118,7 +118,7 @@ class Relu(Activation):
 class LeakyRelu(Activation):
     """phi(x) = max(x, 0) + slope min(x, 0)."""
 
-    slope: Any = 0.01
+    slope: Any = number(0.01)
 
     def phi(self, x):
         return jnp.where(x > 0, x, like(self.slope, x) * x)

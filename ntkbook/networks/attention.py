@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .. import checks
-from ..pytrees import pytree, static
+from ..pytrees import number, pytree, static
 from .activations import Activation, Identity, Relu
 from .kernel import Kernel, Layer, like
 from .layers import standard_normals
@@ -38,23 +38,21 @@ class SelfAttention(Layer):
     uncorrelated with the inputs, as over many channels: put Dense before if the inputs have few.
     """
 
-    width: int = static()
-    heads: int = static(default=8)
-    key_width: int = static(default=64)
-    value_width: int = static(default=64)
+    width: int = static(least=1)
+    heads: int = static(default=8, least=1)
+    key_width: int = static(default=64, least=1)
+    value_width: int = static(default=64, least=1)
     scaling: str = static(default="linear", kw_only=True)
     zeta: str | Activation = static(default="softmax", kw_only=True)
-    W_query_std: Any = 1.0
-    W_key_std: Any = 1.0
-    W_value_std: Any = 1.0
-    W_out_std: Any = 1.0
-    b_std: Any = 0.0
-    position_std: Any = 0.0
-    position_decay: Any = None
+    W_query_std: Any = number(1.0)
+    W_key_std: Any = number(1.0)
+    W_value_std: Any = number(1.0)
+    W_out_std: Any = number(1.0)
+    b_std: Any = number(0.0)
+    position_std: Any = number(0.0)
+    position_decay: Any = number(None, low=0.0, is_optional=True)
 
     def __post_init__(self):
-        for name in ("width", "heads", "key_width", "value_width"):
-            checks.positive_int(getattr(self, name), name)
         checks.one_of(self.scaling, "scaling", ("linear", "sqrt"))
         if not isinstance(self.zeta, Activation):
             checks.one_of(self.zeta, "zeta", ("softmax", *ZETAS))

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .. import checks
-from ..pytrees import pytree, static
+from ..pytrees import number, pytree, static
 from .kernel import Kernel, Layer
-from .layers import affine_kernel, affine_weights, check_affine, scale_params, standard_normals
+from .layers import affine_kernel, affine_weights, check_parameterization, scale_params, standard_normals
 from .positions import diagonal, diagonal_of_pairs, one_sided, position_axes
 
 Axes = list[tuple[int, ...]]
@@ -33,16 +33,15 @@ class Conv(Layer):
     padding: "SAME" (zeros, as XLA pads), "VALID", or "CIRCULAR" (the size of SAME, wrapped around).
     """
 
-    channels: int = static()
+    channels: int = static(least=1)
     filter_shape: tuple[int, ...] = static()
     strides: tuple[int, ...] = static(default=(1, 1))
     padding: str = static(default="SAME")
-    W_std: Any = 1.0
-    b_std: Any = 0.0
+    W_std: Any = number(1.0)
+    b_std: Any = number(0.0, is_optional=True)
     parameterization: str = static(default="ntk", kw_only=True)
 
     def __post_init__(self):
-        checks.positive_int(self.channels, "channels")
         object.__setattr__(self, "filter_shape", _window(self.filter_shape, "filter_shape"))
         strides = _window(self.strides, "strides")
         if len(strides) != len(self.filter_shape) and set(strides) == {1}:
@@ -50,7 +49,7 @@ class Conv(Layer):
         object.__setattr__(self, "strides", strides)
         _same_directions(self.filter_shape, strides, "strides")
         checks.one_of(self.padding, "padding", ("SAME", "VALID", "CIRCULAR"))
-        check_affine(self)
+        check_parameterization(self)
 
     @property
     def width(self) -> int:

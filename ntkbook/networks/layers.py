@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .. import checks
-from ..pytrees import pytree, static
+from ..pytrees import number, pytree, static
 from .kernel import Kernel, Layer, like, through
 
 
@@ -32,14 +32,13 @@ class Dense(Layer):
     Acts on the last axis; positions before it are kept.
     """
 
-    width: int = static()
-    W_std: Any = 1.0
-    b_std: Any = 0.0
+    width: int = static(least=1)
+    W_std: Any = number(1.0)
+    b_std: Any = number(0.0, is_optional=True)
     parameterization: str = static(default="ntk", kw_only=True)
 
     def __post_init__(self):
-        checks.positive_int(self.width, "width")
-        check_affine(self)
+        check_parameterization(self)
 
     def init(self, key, input_shape):
         params = standard_normals(key, ((input_shape[-1], self.width), (self.width,)))
@@ -64,12 +63,9 @@ def standard_normals(key: Array, shapes: tuple[tuple[int, ...], ...], dtype: Any
 # What Dense and Conv share: a linear map with fan-in n, in one of two parameterizations.
 
 
-def check_affine(layer: Any) -> None:
-    """Raises TypeError or ValueError for an unknown parameterization, or text in place of a number."""
+def check_parameterization(layer: Any) -> None:
+    """Raises ValueError for an unknown parameterization."""
     checks.one_of(layer.parameterization, "parameterization", ("ntk", "standard"))
-    checks.scale(layer.W_std, "W_std")
-    if layer.b_std is not None:
-        checks.scale(layer.b_std, "b_std")
 
 
 def _scales(layer: Any, array: Array) -> tuple[Array, Array]:
@@ -236,11 +232,10 @@ class Repeat(Layer):
     """
 
     layer: Layer
-    times: Any
+    times: Any = number(low=1.0, high=float(checks.MOST), is_whole=True, is_tunable=False)
 
     def __post_init__(self):
         _check_layer(self.layer)
-        checks.positive_count(self.times, "times")
 
     def init(self, key, input_shape):
         output_shape = self.layer.init(key, input_shape)[0]
@@ -281,7 +276,7 @@ class LayerNorm(Layer):
     the mean is zero. Ba et al. 2016; as a kernel in Hron et al. 2020, appendix E.
     """
 
-    eps: Any = 1e-12
+    eps: Any = number(1e-12, low=0.0, is_tunable=False)
 
     def init(self, key, input_shape):
         return input_shape, ()

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .. import checks
-from ..pytrees import pytree, static
+from ..pytrees import number, pytree, static
 from .activations import Activation, Pair, shares
 from .kernel import like
 
@@ -31,9 +30,9 @@ def _waves(q1: Array, q2: Array, k: Array) -> Pair:
 class Sin(Activation):
     """phi(x) = amplitude sin(frequency x + shift)."""
 
-    amplitude: Any = 1.0
-    frequency: Any = 1.0
-    shift: Any = 0.0
+    amplitude: Any = number(1.0)
+    frequency: Any = number(1.0)
+    shift: Any = number(0.0)
 
     def phi(self, x):
         return like(self.amplitude, x) * jnp.sin(like(self.frequency, x) * x + like(self.shift, x))
@@ -49,9 +48,9 @@ class Sin(Activation):
 class Cos(Activation):
     """phi(x) = amplitude cos(frequency x + shift)."""
 
-    amplitude: Any = 1.0
-    frequency: Any = 1.0
-    shift: Any = 0.0
+    amplitude: Any = number(1.0)
+    frequency: Any = number(1.0)
+    shift: Any = number(0.0)
 
     def phi(self, x):
         return like(self.amplitude, x) * jnp.cos(like(self.frequency, x) * x + like(self.shift, x))
@@ -67,7 +66,7 @@ class Cos(Activation):
 class Rbf(Activation):
     """phi(x) = sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose NNGP is the kernel exp(-gamma |x - x'|^2)."""
 
-    gamma: Any = 1.0
+    gamma: Any = number(1.0, low=0.0)
 
     def phi(self, x):
         return 2**0.5 * jnp.sin(jnp.sqrt(2 * like(self.gamma, x)) * x + jnp.pi / 4)
@@ -82,7 +81,7 @@ class Rbf(Activation):
 class Exp(Activation):
     """phi(x) = exp(rate x)."""
 
-    rate: Any = 1.0
+    rate: Any = number(1.0)
 
     def phi(self, x):
         return jnp.exp(like(self.rate, x) * x)
@@ -118,16 +117,16 @@ class Polynomial(Activation):
     Daniely et al. 2016, section 6, with variances other than one.
     """
 
-    coefficients: tuple[Any, ...]
+    coefficients: Any = number(is_many=True)
 
     def __post_init__(self):
-        if isinstance(self.coefficients, (str, int, float)) or self.coefficients == ():
+        is_row = isinstance(self.coefficients, (tuple, list)) or np.ndim(self.coefficients) == 1
+        if not is_row or len(self.coefficients) == 0:
             raise TypeError(
                 f"Expected coefficients as a sequence such as (0.0, 1.0), got {self.coefficients!r}. "
                 "They go from the constant upwards."
             )
-        if isinstance(self.coefficients, (list, np.ndarray)):
-            object.__setattr__(self, "coefficients", tuple(self.coefficients))
+        object.__setattr__(self, "coefficients", tuple(self.coefficients))
 
     def phi(self, x):
         return _horner([like(c, x) for c in self.coefficients], x)
@@ -157,10 +156,7 @@ def _hermite_mode(c: list[Array], q: Array, l: int) -> Array:
 class Hermite(Activation):
     """phi(x) = He_degree(x) / sqrt(degree!), the normalized probabilists' polynomial; at q1 = q2 = 1, T = k^degree."""
 
-    degree: int = static()
-
-    def __post_init__(self):
-        checks.whole_number(self.degree, "degree")
+    degree: int = static(least=0, most=1000)  # beyond, its factorials overflow
 
     def phi(self, x):
         before, now = jnp.zeros_like(x), jnp.ones_like(x)
