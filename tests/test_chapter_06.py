@@ -7,6 +7,7 @@ import pytest
 from scipy.linalg import expm
 
 import ntkbook as nb
+from ntkbook.data import digits
 from ntkbook.exercises import chapter_06
 from ntkbook.panels import PANELS
 from ntkbook.panels import ensembles as chapter
@@ -69,6 +70,17 @@ def test_the_last_layer_follows_its_own_kernel(panel):
     t = chapter.TIMES[10]
     expected = flow.test(t, scale**2 * h_line @ h.T, start, start_line)
     assert np.allclose(at(panel, width=64, t=t, network=1)["one_last_layer"], expected, atol=1e-4)
+
+
+def test_the_line_runs_from_a_one_to_a_zero_as_its_axis_says(panel):
+    _, _, line = chapter.pictures()
+    _, wanted, _, _ = (np.asarray(part) for part in digits(16, 10, classes=(0, 1), targets="one_hot"))
+    x = chapter.pictures()[0]
+    ends = [int(np.argmin(abs(chapter.MIX - a))) for a in (0, 1)]
+    shown = [int(wanted[np.argmin(((x - line[end]) ** 2).sum(1))].argmax()) for end in ends]
+    assert shown == [1, 0]
+    axis = [ax.get_xlabel() for ax in panel.figure().axes if ax.get_xlabel()][0]
+    assert "a · zero + (1 − a) · one" in axis
 
 
 @pytest.mark.parametrize("way", ["all", "last_layer"])

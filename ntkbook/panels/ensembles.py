@@ -27,7 +27,7 @@ NETWORKS = 8
 LR = 0.25
 STEPS = np.unique([0, *np.round(np.geomspace(1, 512, 24)).astype(int)])  # t = lr * steps, up to 128
 TIMES = LR * STEPS
-MIX = np.linspace(-2, 3, 41)  # a: the input is a x_one + (1 - a) x_zero
+MIX = np.linspace(-2, 3, 41)  # a: the input is a x_zero + (1 - a) x_one
 
 
 def network():
@@ -38,10 +38,10 @@ def network():
 
 @functools.cache
 def pictures():
-    """Sixteen digits 0 (target 1) and 1 (target -1), and the line through the first of each: x, y, line."""
+    """Sixteen digits 1 (target 1) and 0 (target -1), and the line through the first of each: x, y, line."""
     x, y, _, _ = (np.asarray(part) for part in digits(16, 10, classes=(0, 1), targets="sign"))
-    zero, one = x[np.argmax(y[:, 0] > 0)], x[np.argmax(y[:, 0] < 0)]
-    return x, y[:, 0], MIX[:, None] * one + (1 - MIX[:, None]) * zero
+    one, zero = x[np.argmax(y[:, 0] > 0)], x[np.argmax(y[:, 0] < 0)]
+    return x, y[:, 0], MIX[:, None] * zero + (1 - MIX[:, None]) * one
 
 
 # ---------------------------------------------------------------- finite networks
@@ -165,7 +165,7 @@ def _build(fig, data):
     for ax, (way, name), meaning in zip(columns, WAYS.items(), ("ntk", "nngp")):
         first = way == "all"
         plots.frame(
-            ax, "a   (input: a · one + (1 − a) · zero)", "output" if first else "", xlim=(-2, 3), ylim=(-3.2, 3.2)
+            ax, "a   (input: a · zero + (1 − a) · one)", "output" if first else "", xlim=(-2, 3), ylim=(-3.2, 3.2)
         )
         ax.set_title(f"{name} trained")
         ax.set_xticks([-2, -1, 0, 1, 2, 3])
