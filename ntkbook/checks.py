@@ -5,7 +5,7 @@ about values (NaN, sign, symmetry) only where the values are known, so never on 
 """
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,15 +24,24 @@ def is_concrete(*values: Any) -> bool:
 def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> jax.Array:
     """`x` as a floating array of an allowed rank, non-empty and free of NaN and infinities.
 
+    Integers, such as pixels and labels, become floats of the default precision, if it holds them exactly.
+
     Raises:
-        TypeError: for None, strings, and integer, boolean or complex entries.
-        ValueError: for a wrong rank, an empty array, NaN or infinite entries.
+        TypeError: for None, strings, and boolean or complex entries.
+        ValueError: for a wrong rank, an empty array, NaN or infinite entries, and integers too large to be exact.
     """
     if x is None or isinstance(x, (str, bytes, dict)):
         raise TypeError(f"Expected {name} to be an array of floats, got {describe(x)}. Pass a numpy or jax array.")
     try:
-        array = x if isinstance(x, jax.Array) else jnp.asarray(x)
-    except (TypeError, ValueError) as error:
+        array = x if isinstance(x, jax.Array) else np.asarray(x)
+        if jnp.issubdtype(array.dtype, jnp.integer):
+            array = _exact_floats(array, name)
+        array = jnp.asarray(array)
+    except TypeError as error:
+        raise TypeError(f"Expected {name} to be an array of floats, got {describe(x)}: {error}.") from error
+    except ValueError as error:
+        if str(error).startswith("Expected"):
+            raise
         raise TypeError(
             f"Expected {name} to be an array of floats, got {describe(x)}: {error}. Are all rows of equal length?"
         ) from error
@@ -49,9 +58,42 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
         )
     if array.size == 0:
         raise ValueError(f"Expected {name} to hold at least one entry, got shape {array.shape}. Is the data empty?")
-    if is_concrete(array) and not np.isfinite(np.asarray(array)).all():
+    if is_concrete(array) and not _number_of(array, _is_finite):
         raise ValueError(f"Expected finite numbers in {name}, got NaN or infinity. Clean or rescale the data first.")
     return array
+
+
+def _exact_floats(array: Any, name: str) -> Any:
+    """Integers as floats of the default precision."""
+    dtype = jnp.zeros(()).dtype
+    exact = 2 ** (jnp.finfo(dtype).nmant + 1)
+    if is_concrete(array) and array.size and not -exact <= int(array.min()) <= int(array.max()) <= exact:
+        raise ValueError(
+            f"Expected integers in {name} of at most {exact}, which {dtype} holds exactly, got larger ones. "
+            f"Convert them, as in {name}.astype(float), if rounding does no harm."
+        )
+    return array.astype(dtype)
+
+
+def _number_of(array: jax.Array, reduce: Callable[[Any], Any]) -> float:
+    """`reduce(array)`: a large array stays on its device, for a small one a compilation would cost more."""
+    return float(_reduced(reduce, array) if array.size > _SMALL else reduce(np.asarray(array)))
+
+
+_SMALL = 2**16
+_reduced = jax.jit(lambda reduce, array: reduce(array), static_argnums=0)
+
+
+def _is_finite(array: Any) -> Any:
+    return (abs(array) < np.inf).all()  # the maximum would not do: on some processors it leaves NaN out
+
+
+def _largest(array: Any) -> Any:
+    return abs(array).max()
+
+
+def _asymmetry(k: Any) -> Any:
+    return abs(k - k.T).max()
 
 
 def as_kernel_matrix(k: Any, name: str) -> jax.Array:
@@ -67,10 +109,8 @@ def as_kernel_matrix(k: Any, name: str) -> jax.Array:
             "This is the kernel of the training points with themselves, as in ntk(net, x_train)."
         )
     if is_concrete(k):
-        host = np.asarray(k)
-        gap = np.abs(host - host.T).max()
-        tolerance = 1e3 * np.finfo(host.dtype).eps * np.abs(host).max()
-        if gap > tolerance:
+        gap, noise = _number_of(k, _asymmetry), 1e3 * float(jnp.finfo(k.dtype).eps) * _number_of(k, _largest)
+        if gap > noise:
             raise ValueError(
                 f"Expected {name} to be symmetric, got a largest |K - K^T| of {gap:.3g}. "
                 "Is it a test-by-train block? For rounding noise, pass (K + K.T) / 2."

@@ -86,12 +86,13 @@ def pytree(cls: type) -> type:
 
 
 def _check_field(node: Any, f: dataclasses.Field) -> None:
-    value: Any = getattr(node, f.name)
+    value = getattr(node, f.name)
     name = f"{type(node).__name__}'s {f.name}"
     if f.metadata.get("least") is not None:
         checks.whole_number(value, name, f.metadata["least"], f.metadata["most"])
     elif "limits" in f.metadata and not (value is None and f.metadata["is_optional"]):
-        for one in tuple(value) if f.metadata["is_many"] else (value,):
+        values: Any = value if f.metadata["is_many"] else [value]
+        for one in values:
             checks.number(one, name, **f.metadata["limits"])
 
 

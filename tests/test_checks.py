@@ -51,7 +51,9 @@ BAD_INPUTS = {
     "text": lambda: nb.ntk(net, "digits"),
     "a dict": lambda: nb.ntk(net, {"x": x}),
     "ragged rows": lambda: nb.ntk(net, [[1.0, 2.0], [3.0]]),
-    "integers": lambda: nb.ntk(net, np.ones((4, 3), int)),
+    "integers that are not exact": lambda: nb.ntk(net, np.full((4, 3), 2**53 + 1)),
+    "integers below the exact ones": lambda: nb.ntk(net, jnp.full((4, 3), -(2**54))),
+    "integers beyond all types": lambda: nb.ntk(net, [[10**30, 1]]),
     "complex numbers": lambda: nb.ntk(net, x + 1j),
     "booleans": lambda: nb.ntk(net, x > 0),
     "one example without its axis": lambda: nb.ntk(net, x[0]),
@@ -165,6 +167,10 @@ def test_good_input_of_other_kinds_passes():
     for good in (x, x.tolist(), x.astype(np.float32), jnp.asarray(x)):
         assert nb.ntk(net, good).shape == (4, 4)
     assert nb.ntk(net, x, x.astype(np.float32)[:2]).shape == (4, 2)
+    pixels = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    for good in (pixels, pixels.tolist(), pixels.astype(np.int64), jnp.asarray(pixels)):
+        np.testing.assert_array_equal(nb.ntk(net, good), nb.ntk(net, pixels.astype(float)))
+    assert checks.as_array(np.array([2**53, -(2**53)]), "y").tolist() == [2.0**53, -(2.0**53)]
     for number in (np.float32(1.5), np.array(1.5), 2, jnp.asarray(1.5), -1.5):
         assert np.isfinite(nb.ntk(nb.serial(nb.Dense(8, number), nb.Relu(), nb.Dense(1)), x)).all()
     for times in (2, 2.0, np.int64(2), np.float64(2), jnp.asarray(2)):
@@ -211,6 +217,30 @@ BAD_VALUES = {
 def test_bad_values_get_a_sentence(name):
     with pytest.raises((ValueError, TypeError), match=r"^Expected [\s\S]*got "):
         BAD_VALUES[name]()
+
+
+@pytest.mark.parametrize("n", [4, 300], ids=["small", "large"])
+def test_large_arrays_are_checked_as_small_ones(n):
+    """The large ones by a compiled reduction."""
+    k = np.eye(n, dtype=np.float32)
+    assert checks.as_kernel_matrix(k, "k").dtype == jnp.float32
+    for entry, word in ((np.nan, "finite"), (np.inf, "finite"), (-np.inf, "finite"), (0.001, "symmetric")):
+        k[1, 2] = entry
+        with pytest.raises(ValueError, match=word):
+            checks.as_kernel_matrix(jnp.asarray(k), "k")
+
+
+def test_a_large_kernel_is_not_copied_to_the_host(monkeypatch):
+    k = jnp.eye(300)
+    checks.as_kernel_matrix(k, "k")
+    small = np.asarray
+
+    def copy(array, *args, **options):
+        assert np.size(array) < 10
+        return small(array, *args, **options)
+
+    monkeypatch.setattr(checks.np, "asarray", copy)
+    checks.as_kernel_matrix(k, "k")
 
 
 def test_good_values_pass():

@@ -202,7 +202,7 @@ def test_examples_that_see_each_other_are_an_error_and_cancelling_outputs_are_no
             "Expected method to be one of 'auto', 'jacobian', 'vector_product', 'layerwise'",
         ),
         ({"outputs": "trace"}, ValueError, "Expected outputs to be one of 'mean', 'full'"),
-        ({"x1": np.zeros((2, 3), int)}, TypeError, "Expected x1 to hold floats"),
+        ({"x1": np.zeros((2, 3), bool)}, TypeError, "Expected x1 to hold floats"),
         ({"x1": np.full((2, 3), np.nan)}, ValueError, "Expected finite numbers in x1"),
         ({"x1": np.zeros((0, 3))}, ValueError, "Expected x1 to hold at least one entry"),
         ({"x2": np.zeros((2, 4))}, ValueError, "same features"),

@@ -333,7 +333,7 @@ def test_bad_input_is_told_at_the_call(call, sentence):
         call()
 
 
-@pytest.mark.parametrize("bad", [None, "kernel", np.eye(4, dtype=int)])
+@pytest.mark.parametrize("bad", [None, "kernel", np.eye(4, dtype=bool)])
 def test_what_is_no_array_of_floats_is_a_type_error(bad):
     with pytest.raises(TypeError):
         gradient_flow(bad, Y)

@@ -266,7 +266,7 @@ def test_every_loss_value_was_trained(setting):
         ({"batch_size": 9}, ValueError, "batch_size of at most the 8 examples"),
         ({"y": np.zeros((7, 2))}, ValueError, "one target for each of the 8"),
         ({"y": np.zeros((8, 3))}, ValueError, "Expected targets of the shape"),
-        ({"y": np.zeros(8, int)}, TypeError, "floats"),
+        ({"y": np.zeros(8, bool)}, TypeError, "floats"),
         ({"x": np.full((8, 3), np.nan)}, ValueError, "NaN"),
         ({"x_test": np.zeros((2, 4))}, ValueError, "same features"),
         ({"y_test": np.zeros((2, 2))}, ValueError, "x_test"),
