@@ -136,14 +136,13 @@ class Claim:
 
     def _shown_rival(self) -> str:
         """The rival's name, its number, and whether the criterion excludes it."""
-        if self.rival is None:
-            return ""
+        assert self.rival is not None
         spread = self.spread if self.rival.spread is None else self.rival.spread
         value = _rounded(self.rival.value, self._telling_digits(self.rival.value, spread))
         return f"{self.rival.name.strip()}: {value} ({'excluded' if self.excludes_rival else 'not excluded'})"
 
     def row(self) -> dict[str, str]:
-        """What is shown, as words: sentence, source, measured, criterion, reason, rival, verdict."""
+        """What is shown, as words: sentence, source, measured, criterion, reason, rival if there is one, verdict."""
         measured = _rounded(self.measured, self._shown_digits())
         if self.spread is not None:
             measured += f" ± {_rounded(self.spread, 1)}"
@@ -153,7 +152,7 @@ class Claim:
             "measured": measured,
             "criterion": self.criterion.text,
             "reason": (self.reason or "").strip(),
-            "rival": self._shown_rival(),
+            **({"rival": self._shown_rival()} if self.rival else {}),
             "verdict": self.verdict,
         }
 

@@ -34,6 +34,8 @@ NBVAL = [
     "--nbval-cell-timeout=120",
     "-p",
     "no:cacheprovider",
+    "-p",
+    "tests.panels_at_rest",
     "-q",
 ]
 

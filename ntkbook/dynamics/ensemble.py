@@ -2,8 +2,8 @@
 
 At the start, the outputs of random networks are a Gaussian process with the NNGP as covariance. Training is linear, so
 they stay one: each network goes from its own start f_0 towards the targets, f_t(x) = f_0(x) + A_t(x) (y - f_0(X)), and
-mean and covariance over f_0 follow. Training only the last layer leads to the Bayesian posterior. Notebooks 00, 06 and
-16 use it.
+mean and covariance over f_0 follow. Training only the last layer leads to the Bayesian posterior. Notebooks 00 and
+06 use it.
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
 """The evidence of a network's kernel, and the hyperparameters that maximize it.
 
 log p(y | X) of the Gaussian process with the network's kernel is differentiable in every number of the network: W_std,
-b_std, slopes and noise can be learned from the training set alone. Notebook 16 uses it.
+b_std, slopes and noise can be learned from the training set alone.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """How far one finite network is from the average one: empirical kernels over seeds, and the variance theory predicts.
 
 At width n the tangent kernel at initialization is random, with a relative variance of order depth/n. Notebook 03 takes
-the mean over seeds beside the infinite-width kernel, notebook 12 the variance beside the prediction.
+the mean over seeds beside the infinite-width kernel.
 """
 
 from typing import Any
@@ -69,7 +69,7 @@ def relu_ntk_variance(width: ArrayLike, depth: ArrayLike) -> Float[Array, "..."]
     W_std^2 = 2, no biases and one output. It grows as 11/3 depth/width; the bound of Hanin and Nica is
     exp(5 depth/width) up to constants, and should be read with them.
 
-    Hanin and Nica 2019, Theorem 1, for the order; the constant is derived in notebook 12.
+    Hanin and Nica 2019, Theorem 1, for the order.
     """
     checks.positive_count(depth, "depth")
     checks.positive_count(width, "width")

@@ -2,7 +2,7 @@
 
 Averages over data sets have closed forms in the limit of many dimensions: for kernel regression from eigenvalues and
 the target's power in the modes, for random features from two ratios. The finite-width NTK has its own peak, where the
-network has as many parameters as there are examples. Notebook 13 uses it.
+network has as many parameters as there are examples.
 """
 
 from functools import partial

@@ -2,7 +2,7 @@
 
 Training with squared loss is diagonal in the eigenvectors of the kernel: mode i decays at the rate lr * lambda_i. This
 room turns kernels into modes, time constants, principal components and measures of similarity; it takes plain matrices
-and knows no networks. Notebooks 05, 07, 11 and 16 use it.
+and knows no networks. Notebooks 05 and 07 use it.
 """
 
 from typing import Any

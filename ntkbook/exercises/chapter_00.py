@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from ..panels.start_here import LR, STEPS, arrays
 from .checking import Case, Exercise, Mistake, Result, judge
 
@@ -209,6 +209,32 @@ WIDTH_FOR = Exercise(
 def check_width_for(answer: Any) -> Result:
     """Judge `answer(target, width, error)`: the width that brings the error down to the target."""
     return judge(answer, WIDTH_FOR)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "sine_ensemble" moves."""
+    return Predict(
+        "Training goes on until t = 20, when all networks fit all points. What has become of the band?",
+        {
+            "It has closed everywhere: all networks have become the same curve.": (
+                "They agree where they were told what to do. The panel shows t = 20: look between x = 0 and the "
+                "point to its right."
+            ),
+            "It has closed at the five points, and stays open between them.": (
+                "Between the points each network keeps a part of its own random start. The panel shows t = 20."
+            ),
+            "It is as wide as at the start: training moves the mean only.": (
+                "The panel shows t = 20. Drag the time back to 0 to compare: training also removes randomness, "
+                "first where there are data."
+            ),
+        },
+        answer="It has closed at the five points, and stays open between them.",
+        panel=panel,
+        look={"t": 20.0, "width": 512},
+    )
 
 
 # ---------------------------------------------------------------- the mission

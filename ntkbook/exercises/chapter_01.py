@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from .checking import Case, Exercise, Mistake, Result, judge
 
 
@@ -232,6 +232,33 @@ LOSS_SPEED = Exercise(
 def check_loss_speed(answer: Any) -> Result:
     """Judge `answer(theta, f, y)`: dC/dt of C = 1/(2N) sum (f - y)^2 under gradient flow with rate 1."""
     return judge(answer, LOSS_SPEED)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "one_example" moves."""
+    return Predict(
+        "A straight line takes one step on an example at x₀ = 2 that lies above it. What happens to the "
+        "prediction at x = −2?",
+        {
+            "It goes up as well, but less.": (
+                "The kernel is x x₀ + 1. Put in x = −2 and x₀ = 2. The panel below shows it."
+            ),
+            "It goes down.": (
+                "The kernel between −2 and 2 is −3: the line turns more than it shifts. The panel below shows it;"
+                " compare with the rescaled line."
+            ),
+            "It stays: −2 is far away from 2.": (
+                "Distance counts in models such as the bumps. A line has two parameters, and every point depends "
+                "on both. The panel below shows it."
+            ),
+        },
+        answer="It goes down.",
+        panel=panel,
+        look={"model": 2, "x0": 2.0, "y0": 3.0, "part": 0.5},
+    )
 
 
 # ---------------------------------------------------------------- the missions

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from ..panels.wide_networks_are_gaussian import arrays
 from .checking import Case, Exercise, Mistake, Result, judge
 
@@ -217,6 +217,33 @@ KERNEL_OF_UNITS = Exercise(
 def check_kernel_of_units(answer: Any) -> Result:
     """Judge `answer(units, W_std, b_std)`: the covariance of the output given the last hidden layer, (m, m)."""
     return judge(answer, KERNEL_OF_UNITS)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "random_outputs" moves."""
+    return Predict(
+        "One hidden ReLU layer of 16 units is nearly Gaussian. Now stack five such layers. What happens to the bars?",
+        {
+            "They come closer to the Gaussian: every layer averages once more.": (
+                "Each layer averages, but over units that share one random variance, and these variances "
+                "multiply. The panel shows five layers."
+            ),
+            "They move away from it: too many values near zero, and some very far out.": (
+                "Each layer multiplies the variance by a random factor near one, and a product of five varies "
+                "more. The panel shows five layers."
+            ),
+            "Nothing: the covariance is exact at any width.": (
+                "The covariance is, here; the shape is not. The panel shows five layers: compare the share within"
+                " one sd."
+            ),
+        },
+        answer="They move away from it: too many values near zero, and some very far out.",
+        panel=panel,
+        look={"width": 16, "depth": 5, "is_erf": 0},
+    )
 
 
 # ---------------------------------------------------------------- the mission

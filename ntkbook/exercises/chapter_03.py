@@ -13,7 +13,7 @@ from ..networks.activations import Erf
 from ..networks.kernel import ntk
 from ..networks.layers import Dense, serial
 from ..networks.quadrature import Tanh
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from ..panels.infinite_width_ntk import circle_arrays
 from .checking import Case, Exercise, Mistake, Result, judge
 
@@ -231,6 +231,34 @@ ONE_STEP = Exercise(
 def check_one_step(answer: Any) -> Result:
     """Judge `answer(k_test_train, k_train_train, f0_train, y, lr)`: the change of the test outputs in one step."""
     return judge(answer, ONE_STEP)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "circle_kernel" moves."""
+    return Predict(
+        "Four networks of width 64 are trained on a small data set. What do their tangent kernels look like "
+        "afterwards?",
+        {
+            "As before: the kernel is constant in training.": (
+                "That is the limit of infinite width. The panel below now shows width 64, trained. Untick trained"
+                " to compare."
+            ),
+            "Grown; at width 512 they would hardly have changed.": (
+                "The panel below now shows width 64, trained. Drag the width to 512 and tick trained on and off: "
+                "the growth is hardly seen."
+            ),
+            "Closer to the infinite-width curve: training removes the randomness of the start.": (
+                "Training knows nothing of the infinite network. The panel below now shows width 64, trained: the"
+                " curves left the thick one behind."
+            ),
+        },
+        answer="Grown; at width 512 they would hardly have changed.",
+        panel=panel,
+        look={"width": 64, "depth": 3, "W_std": 1.0, "b_std": 0.1, "trained": 1},
+    )
 
 
 # ---------------------------------------------------------------- the mission

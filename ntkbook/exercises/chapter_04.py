@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from ..finite.linearize import linearize
 from ..networks.layers import Dense, serial
 from ..networks.quadrature import Tanh
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from ..panels.linearization import arrays
 from .checking import Case, Exercise, Mistake, Result, judge
 
@@ -241,6 +241,33 @@ LARGEST_RATE = Exercise(
 def check_largest_rate(answer: Any) -> Result:
     """Judge `answer(k)`: the learning rate up to which descent on the mean squared error of f_lin does not diverge."""
     return judge(answer, LARGEST_RATE)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "linearization" moves."""
+    return Predict(
+        "The rate is set a little too high: lr λ_max = 2.2. What happens to the network and to its linearization,"
+        " at width 256?",
+        {
+            "Both diverge.": (
+                "That holds for the linearization. The panel shows rate 2.2: look at the blue curve, and at the "
+                "losses in the line below."
+            ),
+            "The linearization diverges; the network learns the points all the same.": (
+                "A linear model has one kernel for ever. The network's kernel shrinks until the steps are small "
+                "enough: it has left its tangent plane. The panel shows it."
+            ),
+            "Both learn the points: a width of 256 is enough for the theorem.": (
+                "The theorem asks for a small rate first, at any width. The panel shows rate 2.2."
+            ),
+        },
+        answer="The linearization diverges; the network learns the points all the same.",
+        panel=panel,
+        look={"t": 256, "width": 256, "rate": 2.2, "relu": 0},
+    )
 
 
 # ---------------------------------------------------------------- the mission

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from .checking import Case, Exercise, Mistake, Result, judge
 
 
@@ -262,6 +262,30 @@ OUTPUTS_ELSEWHERE = Exercise(
 def check_outputs_elsewhere(answer: Any) -> Result:
     """Judge `answer(k_test, k_train, y, t)`: the outputs at the test points after the time t, from zero."""
     return judge(answer, OUTPUTS_ELSEWHERE)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "mode_filter" moves."""
+    return Predict(
+        "The learning rate is set 2.5 % above the limit of stability, without momentum. What goes wrong, and how?",
+        {
+            "Everything blows up together.": (
+                "Each mode is multiplied by its own 1 − ηλ. The panel below shows step 14: look at the right picture."
+            ),
+            "Only the mode of the largest eigenvalue grows, changing sign at each step; the others go on learning.": (
+                "Its factor is 1 − 2.05 = −1.05. The panel below shows step 14; go one stop on to see the sign change."
+            ),
+            "The slowest modes fail, because they need the most steps.": (
+                "Slow modes are the most stable ones: their ηλ is small. The panel below shows step 14."
+            ),
+        },
+        answer="Only the mode of the largest eigenvalue grows, changing sign at each step; the others go on learning.",
+        panel=panel,
+        look={"step": 14, "rate": 2.05, "momentum": 0, "noise": 0.5},
+    )
 
 
 # ---------------------------------------------------------------- the missions

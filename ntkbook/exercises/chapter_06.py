@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from ..panels.ensembles import TIMES, arrays
 from .checking import Case, Exercise, Mistake, Result, judge
 
@@ -218,6 +218,34 @@ LAST_LAYER = Exercise(
 def check_last_layer_variance(answer: Any) -> Result:
     """Judge `answer(t, K_train, K_test_train, K_test)`: the variances when only the last layer is trained, (m,)."""
     return judge(answer, LAST_LAYER)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "two_ensembles" moves."""
+    return Predict(
+        "Both ensembles start from the same eight networks. All layers are trained on the left, the last one on "
+        "the right. At the end of training, which band is wider?",
+        {
+            "The right one: the last layer alone can learn less, so it removes less.": (
+                "It removes as much as can be removed: it ends in the posterior, which has the least variance of "
+                "all linear predictors. The panel shows the end."
+            ),
+            "The left one, by a little.": (
+                "By completing the square: every other way to learn leaves more variance than the posterior. By "
+                "how much was measured in section 7. The panel shows the end."
+            ),
+            "They are the same: the starts are.": (
+                "The starts are the same, the pull A is not. The difference is small here; section 7 measures it."
+                " The panel shows the end."
+            ),
+        },
+        answer="The left one, by a little.",
+        panel=panel,
+        look={"t": 128.0, "width": 256},
+    )
 
 
 # ---------------------------------------------------------------- the mission

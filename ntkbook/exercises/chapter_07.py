@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from .checking import Case, Exercise, Mistake, Result, judge
 
 # ---------------------------------------------------------------- what the cases are made of
@@ -203,6 +203,34 @@ RISK = Exercise(
 def check_expected_risk(answer: Any) -> Result:
     """Judge `answer(eigenvalues, y_coefficients, share, n, t)`: the expected squared error, a number."""
     return judge(answer, RISK)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "straight_line" moves."""
+    return Predict(
+        "At width 64, the target is made ten times closer to the start (size 0.1 in place of 1). What happens to "
+        "the way of the networks?",
+        {
+            "It becomes straight: near the start the kernel is constant.": (
+                "The kernel hardly changes now, and the blue curves lie on the green ones. But green is not "
+                "straight. The panel shows size 0.1."
+            ),
+            "It follows its own kernel, frozen at the start, and is as crooked as that.": (
+                "Blue lies near green: what is left is the draw of the weights, and only width cures it. The "
+                "panel shows size 0.1."
+            ),
+            "Nothing: only the width counts.": (
+                "The width sets the draw. But how far training moves the kernel depends on how far the target is."
+                " The panel shows size 0.1; go to size 1 to compare."
+            ),
+        },
+        answer="It follows its own kernel, frozen at the start, and is as crooked as that.",
+        panel=panel,
+        look={"t": 4, "width": 64, "size": 0.1},
+    )
 
 
 # ---------------------------------------------------------------- the missions

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..panel import Mission, Panel
+from ..panel import Mission, Panel, Predict
 from ..panels.beyond_squared_loss import BATCHES, X_TRAIN
 from .checking import Case, Exercise, Mistake, Result, judge
 
@@ -191,6 +191,33 @@ HEAVY_BALL = Exercise(
 def check_heavy_ball(answer: Any) -> Result:
     """Judge `answer(k, f0, y, lr, momentum, steps)`: f_lin at the training points by heavy ball, squared loss."""
     return judge(answer, HEAVY_BALL)
+
+
+# ---------------------------------------------------------------- the question
+
+
+def predict(panel: Panel) -> Predict:
+    """The question to answer before the panel "classifier" moves."""
+    return Predict(
+        "Cross-entropy, step 512, width 64: the networks are about 1.7 from their linearizations. What if they "
+        "are eight times as wide?",
+        {
+            "The distance falls to a fraction, as the theorem says.": (
+                "It would at a fixed early step: look at step 8 in the right plot. The panel now shows width 512 "
+                "at step 512."
+            ),
+            "The distance hardly changes.": (
+                "The outputs must go on growing at any width, and by step 512 they have grown out of the tangent "
+                "plane at both. The panel shows it. Untick cross-entropy to see what width does there."
+            ),
+            "The distance grows: there are more weights that move.": (
+                "Each of them moves less. The panel now shows width 512 at step 512."
+            ),
+        },
+        answer="The distance hardly changes.",
+        panel=panel,
+        look={"t": 512, "width": 512, "cross_entropy": 1, "momentum": 0.0, "batch": 6},
+    )
 
 
 # ---------------------------------------------------------------- the mission

@@ -1,7 +1,7 @@
 """Taylor expansions of a network in its parameters: to first order it is a linear model with the NTK as kernel.
 
 Both work for any f(params, x) and give g(params, x), which every finite-width function takes in turn: train it, or
-ask for its tangent kernel. Notebook 04 derives the first order, notebook 12 looks at the second.
+ask for its tangent kernel. Notebook 04 derives the first order and measures the second.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """PyTorch modules, for the finite-width functions that take any f(params, x): results are numpy arrays.
 
 `from_torch` turns a module into such an f and its parameters. PyTorch is optional and is imported on first use;
-derivatives are taken by `torch.func`. Notebook 16 and the page "Bring your own model" use it.
+derivatives are taken by `torch.func`. The page "Bring your own model" uses it.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Which positions look at which is itself made by random weights. With 1/d scaling and shared query and key weights
 the attention matrix becomes deterministic as the key width grows; with 1/sqrt(d) its entries stay Gaussian, and
-averages of their zeta are duals of activations again. Notebook 15 uses it. Hron et al. 2020 (arXiv:2006.10540); the
+averages of their zeta are duals of activations again. Hron et al. 2020 (arXiv:2006.10540); the
 NTK for 1/sqrt(d) scaling and any elementwise zeta follows from the same limit and is held against finite networks.
 """
 

@@ -2,7 +2,7 @@
 
 Their kernels carry position axes in front (positions.py): each position with itself is enough before `Flatten`;
 pooling and attention mix positions, and need all pairs, the 8 x 8 x 8 x 8 of a small image. Convolution moves both
-positions of a pair together: its rule is a mean over shifts along diagonals, one direction at a time. Notebook 15.
+positions of a pair together: its rule is a mean over shifts along diagonals, one direction at a time.
 
 Arora et al. 2019 (CNTK), section 4 and appendix; Novak et al. 2019, section 2.
 """

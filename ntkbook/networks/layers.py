@@ -2,7 +2,7 @@
 
 Each has its three meanings side by side: `init` and `apply` of the finite layer, `kernel` of the infinitely wide one.
 Parameters follow the NTK parameterization: all are drawn from N(0, 1), and the scale is in the formula. Notebook 03
-derives the rule of Dense, notebook 09 its other parameterization.
+derives the rule of Dense.
 """
 
 from collections.abc import Sequence

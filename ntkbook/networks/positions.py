@@ -2,7 +2,7 @@
 
 Position axes come first and examples last, so that layers that mix positions move whole blocks of examples. What
 is kept is "same" (each position with itself) or "all" (all pairs of positions), as in convolution.py; variances
-have axes of length 1 where they broadcast. Networks on flat data never come here. Used in notebook 15.
+have axes of length 1 where they broadcast. Networks on flat data never come here.
 """
 
 from functools import partial

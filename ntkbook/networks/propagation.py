@@ -2,7 +2,7 @@
 
 In a deep random network the variance q and the correlation c of two signals follow maps with fixed points q* and c*;
 chi_1, the slope of the correlation map at c = 1, separates order (all inputs become alike) from chaos. It takes any
-activation with a dual, and arrays of W_std and b_std, so that a whole phase diagram is one call. Notebook 10 uses it.
+activation with a dual, and arrays of W_std and b_std, so that a whole phase diagram is one call.
 """
 
 from typing import Any
