@@ -159,10 +159,10 @@ def number(
     host = np.asarray(array, dtype=float)
     is_right = (host >= low) & (host <= high) & (np.isfinite(host) | (not is_finite))
     if not (is_right & ((host == np.floor(host)) | (not is_whole))).all():
-        kind = "a whole number" if is_whole else "a finite number" if is_finite else "a number"
-        least = ", zero or positive" if low == 0 else f" of at least {low:g}" * (low > -np.inf)
-        limits = least + f" and at most {high:g}" * (high < np.inf)
-        raise ValueError(f"Expected {name} to be {kind}{limits}, got {str(value)[:60]}.")
+        kind = "a whole number" if is_whole else "a finite number" if is_finite else ""
+        least = "zero or positive" if low == 0 else f"at least {low:g}" if low > -np.inf else ""
+        wanted = ", ".join(filter(None, [kind, least, f"at most {high:.10g}" if high < np.inf else ""]))
+        raise ValueError(f"Expected {name} to be {wanted}, got {str(value)[:60]}.")
 
 
 def non_negative(value: Any, name: str) -> None:

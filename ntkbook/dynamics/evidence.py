@@ -105,7 +105,7 @@ def fit(
     start = float(log_marginal_likelihood(net, x, y, noise=noise, get=get))  # all checks of the arguments
     if not noise > 0:
         raise ValueError(f"Expected a positive noise to start from, got {noise}.")
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y = checks.as_array(x, "x"), checks.as_array(y, "y")
     leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(net)]
     tuned = [(name, float(leaf)) for name, leaf in leaves if _is_tuned(leaf)]
     names, values = [name.lstrip(".") for name, _ in tuned] + ["noise"], [value for _, value in tuned]
