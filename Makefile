@@ -16,8 +16,8 @@ notebook-venv:
 test-venv:
 	@sh tools/setup.sh $(LEVEL)
 
-lab: notebook-venv  ## open the book in JupyterLab, on this machine only and with a token
-	@.venv/bin/ntkbook lab notebooks
+lab: notebook-venv  ## open a copy of the book (folder ntk-book) in JupyterLab, on this machine only
+	@$(PY) -m ntkbook lab $(if $(PORT),--port $(PORT))
 
 test: test-venv  ## run everything: unit and property tests, all notebooks, the browser test
 	@$(PY) tools/check.py tests notebooks browser
@@ -41,7 +41,7 @@ portable: test-venv  ## run the notebooks as another processor would: one core, 
 	@$(PY) tools/check.py portable
 
 claims: test-venv  ## run the book and print its claims, chapter by chapter
-	@.venv/bin/ntkbook claims notebooks
+	@$(PY) -m ntkbook claims notebooks
 
 bench: test-venv  ## time the library beside its peer, and store the result in benchmarks/
 	@$(PY) benchmarks/run.py

@@ -62,3 +62,4 @@ from .networks.smooth_activations import Hermite as Hermite
 from .networks.smooth_activations import Polynomial as Polynomial
 from .networks.smooth_activations import Rbf as Rbf
 from .networks.smooth_activations import Sin as Sin
+from .version import __version__ as __version__

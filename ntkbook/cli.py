@@ -4,6 +4,7 @@ The notebooks travel inside the wheel. A reader's copy is hers: a file that she 
 """
 
 import argparse
+import asyncio
 import hashlib
 import json
 import os
@@ -11,12 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from . import claims
+from .version import __version__
 
 MANIFEST = ".ntkbook.json"
+LOG = ".ntkbook.log"
 FIRST = "00_start_here.ipynb"
 
 
@@ -101,7 +105,10 @@ def execute(path: Path) -> dict[str, Any]:
         from nbclient import NotebookClient, exceptions
     except ImportError as error:
         raise Failure(_missing(error)) from error
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises what the content makes it stumble over
+        raise _no_notebook(path) from error
     client = NotebookClient(
         notebook,
         timeout=600,
@@ -111,7 +118,7 @@ def execute(path: Path) -> dict[str, Any]:
         record_timing=False,
     )
     try:
-        client.execute()
+        _run(client)
     except exceptions.CellExecutionError as error:
         raise Failure(f"{path.name} stopped: {error.ename}: {error.evalue}") from error
     except (exceptions.CellTimeoutError, exceptions.DeadKernelError) as error:
@@ -119,29 +126,45 @@ def execute(path: Path) -> dict[str, Any]:
     return notebook
 
 
+def _run(client: Any) -> None:
+    """Executes a notebook in a thread, where Ctrl-C does not reach nbclient; the kernel ends with us."""
+    with ThreadPoolExecutor(1) as worker:
+        running = worker.submit(lambda: asyncio.run(client.async_execute()))
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            while not running.done():
+                kernel = client.km and client.km.provisioner and client.km.provisioner.process
+                if kernel:
+                    kernel.kill()
+                time.sleep(0.05)
+            raise
+
+
 def _lab(options: argparse.Namespace) -> int:
-    folder = Path(options.folder)
+    if not options.folder.strip():
+        raise Failure("Expected the name of a folder, got an empty one. As in: ntkbook lab my-folder.")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise Failure(f"Expected a port from 1 to 65535, got {options.port}.")
+    folder = Path(options.folder).expanduser()
     for line in copy_book(book(), folder):
         print(line)
-    print(f"The book is in {folder.resolve()}.", flush=True)
     if options.copy_only:
+        print(f"The book is in {folder.resolve()}.")
         return 0
     try:
         import jupyterlab  # noqa: F401
     except ImportError as error:
         raise Failure(_missing(error)) from error
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
+    command = [sys.executable, str(Path(__file__).with_name("lab_server.py")), str(folder.resolve() / LOG)]
     command.append(f"--ServerApp.root_dir={folder.resolve()}")
     if (folder / FIRST).exists():
         command.append(f"--LabApp.default_url=/lab/tree/{FIRST}")
-    # nothing leaves the machine: no look for news or updates
-    command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if options.no_browser:
         command.append("--no-browser")
     if options.port:
         command.append(f"--ServerApp.port={options.port}")
-    if getattr(os, "geteuid", lambda: 1)() == 0:
-        command.append("--ServerApp.allow_root=True")  # in a container there is often no other user
+    sys.stdout.flush()
     if os.name == "posix":
         os.execv(sys.executable, command)  # this process becomes the server: Ctrl-C and signals reach it
     return subprocess.call(command)
@@ -155,12 +178,11 @@ def _claims(options: argparse.Namespace) -> int:
     for path in chapters(folder, options.only):
         start = time.perf_counter()
         try:
-            notebook = json.loads(path.read_text()) if options.stored else execute(path)
-        except (Failure, ValueError) as error:
+            found = _stored(path) if options.stored else claims.claims_in(execute(path))
+        except Failure as error:
             troubles.append(str(error))
             print(f"{path.stem}: {error}", file=sys.stderr, flush=True)
             continue
-        found = claims.claims_in(notebook)
         rows += [{"chapter": path.stem, **row} for row in found]
         passed = sum(row["verdict"] == "PASS" for row in found)
         seconds = "" if options.stored else f" in {time.perf_counter() - start:.0f} s"
@@ -172,6 +194,23 @@ def _claims(options: argparse.Namespace) -> int:
     for trouble in troubles:
         print(trouble, file=sys.stderr)
     return 1 if troubles or any(row["verdict"] != "PASS" for row in rows) else 0
+
+
+def _stored(path: Path) -> list[dict[str, str]]:
+    """The claims that a notebook holds as it was saved."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        rows = claims.claims_in(notebook)
+        complete = isinstance(notebook["cells"], list) and all(row.keys() >= {"sentence", "verdict"} for row in rows)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _no_notebook(path) from error
+    if not complete:
+        raise _no_notebook(path)
+    return rows
+
+
+def _no_notebook(path: Path) -> Failure:
+    return Failure(f"Expected a notebook, got something else in {path.name}. Move it away, or name chapters by --only.")
 
 
 def _by_chapter(rows: Sequence[dict[str, str]]) -> str:
@@ -210,11 +249,12 @@ def _missing(error: ImportError) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ntkbook", description="An interactive book on the Neural Tangent Kernel.")
+    parser.add_argument("--version", action="version", version=f"ntkbook {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     lab = commands.add_parser("lab", help="copy the book to a folder and open it in JupyterLab")
     lab.add_argument("folder", nargs="?", default="ntk-book", help="where the book goes (default: %(default)s)")
     lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
-    lab.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 8888)")
+    lab.add_argument("--port", type=int, help="port on 127.0.0.1 (default: 8888, or a free one)")
     lab.add_argument("--copy-only", action="store_true", help="copy the book and stop")
     lab.set_defaults(run=_lab)
     judge = commands.add_parser("claims", help="run the book and print its claims with their verdicts")

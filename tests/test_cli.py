@@ -3,16 +3,19 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import nbformat
 import pytest
 
+import ntkbook
 from ntkbook import cli
 
 
@@ -118,6 +121,11 @@ def test_lab_copies_and_says_where(book, tmp_path, capsys):
     [
         (["lab", "{file}", "--copy-only"], "Expected a folder, got the file"),
         (["lab", "{file}/below", "--copy-only"], "Could not go on"),
+        (["lab", "", "--copy-only"], "Expected the name of a folder, got an empty one"),
+        (["lab", " ", "--copy-only"], "Expected the name of a folder, got an empty one"),
+        (["lab", "{empty}", "--port", "-5"], "Expected a port from 1 to 65535, got -5"),
+        (["lab", "{empty}", "--port", "0"], "Expected a port from 1 to 65535, got 0"),
+        (["lab", "{empty}", "--port", "70000"], "Expected a port from 1 to 65535, got 70000"),
         (["claims", "{file}"], "Expected a folder with notebooks"),
         (["claims", "{empty}"], "Expected notebooks in"),
         (["claims", "{book}", "--only", "99", "98"], "with 99 or 98 in their names"),
@@ -131,6 +139,46 @@ def test_failures_are_one_sentence(book, tmp_path, capsys, arguments, words):
     assert cli.main([argument.format(**places) for argument in arguments]) == 1
     said = capsys.readouterr().err.strip()
     assert words in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("how", [["--stored"], []])
+def test_what_is_no_notebook_is_said(tmp_path, capsys, how):
+    contents = [b"", b"\xff\xfe\x00", b"[]", b"3", b"{}", b'{"cells": 3}', b'{"cells": [3]}']
+    contents += [b'{"cells": [{"outputs": [{"data": {"%s": {"claims": [3]}}}]}]}' % cli.claims.MIME.encode()]
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number:02}.ipynb").write_bytes(content)
+    assert cli.main(["claims", str(tmp_path), *how]) == 1
+    said = capsys.readouterr().err
+    assert all(f"{number:02}: Expected a notebook, got something else" in said for number in range(len(contents)))
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_word_and_ends_the_kernel(tmp_path):
+    nbformat.write(
+        notebook("import os, time; print(os.getpid(), file=open('pid', 'w')); time.sleep(60)"), tmp_path / "00.ipynb"
+    )
+    nbformat.write(notebook("open('went on', 'w')"), tmp_path / "01.ipynb")
+    command = [sys.executable, "-m", "ntkbook", "claims", str(tmp_path)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, start_new_session=True, **pipes) as process:  # pyright: ignore[reportCallIssue]
+        try:
+            until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all that belong to it
+            out, err = process.communicate(timeout=60)
+        finally:
+            stop(process)
+    assert process.returncode == 130 and err.splitlines()[-1] == "Interrupted." and "Traceback" not in err and not out
+    assert not (tmp_path / "went on").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_the_version_is_said_and_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"ntkbook {ntkbook.__version__}"
+    citation = (Path(__file__).parent.parent / "CITATION.cff").read_text()
+    assert f"\nversion: {ntkbook.__version__}\n" in citation
 
 
 def test_help_names_every_command(capsys):
@@ -174,32 +222,66 @@ def test_stored_claims_are_read_without_running(tmp_path, capsys):
     assert "01_silent states no claim" in capsys.readouterr().err
 
 
+@pytest.fixture
+def lab(source, tmp_path):
+    """Starts `ntkbook lab` on the small book, with the reader's own settings; a `$` and a space stand in the path."""
+    folder, config = tmp_path / "my $HOME book", tmp_path / "c"
+    config.mkdir()
+    (config / "jupyter_server_config.py").write_text("c.IdentityProvider.token = ''\n")
+    code = f"import pathlib; from ntkbook import cli; cli.book = lambda: pathlib.Path({str(source)!r})\n"
+    code += f"raise SystemExit(cli.main(['lab', {str(folder)!r}, '--no-browser', '--port', '{free_port()}']))"
+    started = []
+
+    def start(**environment):
+        environment = {"JUPYTER_CONFIG_DIR": str(config), "JUPYTER_RUNTIME_DIR": str(tmp_path / "r"), **environment}
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        words = [sys.executable, "-c", code]
+        started.append(subprocess.Popen(words, env=os.environ | environment, cwd=tmp_path, **pipes))
+        return started[-1]
+
+    yield start
+    for server in started:
+        stop(server)
+        server.communicate()
+
+
 @pytest.mark.slow
-def test_lab_serves_the_book_on_this_machine_to_those_with_the_token(source, tmp_path):
+def test_lab_serves_the_book_on_this_machine_to_those_with_the_token(lab, tmp_path):
+    server = lab()
+    line = server.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/lab/tree/00_start_here\.ipynb\?token=(\w+)", line)
+    assert found, line + server.stderr.read()
+    port, token = found.groups()
+    address = f"http://127.0.0.1:{port}/api/contents/01_next.ipynb?content=0"
+    assert status(f"{address}&token={token}") == 200
+    assert status(address) == 403
+    with pytest.raises(OSError), socket.create_connection((outer_address(), int(port)), timeout=1):
+        pass
+    assert token not in Path(f"/proc/{server.pid}/cmdline").read_text()  # which all users may read
+    stop(server)
+    assert server.stderr.read() == "" and "Jupyter Server" in (tmp_path / "my $HOME book" / cli.LOG).read_text()
+
+
+@pytest.mark.slow
+def test_a_lab_that_cannot_start_says_why_in_one_sentence(lab, tmp_path):
+    (tmp_path / "file").touch()
+    server = lab(JUPYTER_RUNTIME_DIR=str(tmp_path / "file" / "below"))
+    out, err = server.communicate(timeout=120)
+    assert server.returncode == 1 and not out
+    assert len(err.splitlines()) == 1 and "JupyterLab could not start" in err and "JUPYTER_RUNTIME_DIR" in err
+
+
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    code = f"import pathlib; from ntkbook import cli; cli.book = lambda: pathlib.Path({str(source)!r})\n"
-    code += f"raise SystemExit(cli.main(['lab', {str(tmp_path / 'mine')!r}, '--no-browser', '--port', '{port}']))"
-    home = {"JUPYTER_CONFIG_DIR": str(tmp_path / "c"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "r")}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ | home, cwd=tmp_path
-    ) as server:
-        try:
-            token = None
-            for line in server.stderr or ():
-                if found := re.search(rf"http://127\.0\.0\.1:{port}/\S*token=(\w+)", line):
-                    token = found[1]
-                    assert "00_start_here.ipynb" in line
-                    break
-            assert token, "no address with a token was printed"
-            address = f"http://127.0.0.1:{port}/api/contents/01_next.ipynb?content=0"
-            assert status(f"{address}&token={token}") == 200
-            assert status(address) == 403
-            with pytest.raises(OSError), socket.create_connection((outer_address(), port), timeout=1):
-                pass
-        finally:
-            stop(server)
+        return probe.getsockname()[1]
+
+
+def until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def status(address):

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ntkbook"
 # A file imports only from files above it; packages stand in this order too. A new file takes its place here; panels and
 # exercises are one floor each.
 ORDER = """
-numerics checks pytrees openml data
+version numerics checks pytrees openml data
 networks
 networks/positions networks/kernel networks/activations networks/smooth_activations networks/quadrature
 networks/layers networks/convolution networks/attention networks/gram networks/moments networks/propagation
@@ -28,7 +28,7 @@ claims
 plots
 panel/controls panel/accessible panel/stamps panel/spec panel/picture panel/bake panel/widgets panel/panel panel/guides
 panel panels
-exercises cli
+exercises cli lab_server __main__
 """.split()
 FLOORS = {"panels", "exercises"}
 LONGEST = 400
