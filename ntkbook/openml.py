@@ -1,21 +1,17 @@
 """Pictures from OpenML: downloaded once, checked, and kept as plain arrays.
 
-`fetch` returns pictures and labels; `data.mnist` and `data.cifar10` make training sets of them. What arrives is
-held against the checksum that OpenML states (and against our own, where we know it) before it counts. Files are
-written whole or not at all, an interrupted download goes on where the server allows it, a damaged cache is
-noticed and replaced, and nothing is ever unpickled.
+`fetch` returns pictures and labels; `data.mnist` and `data.cifar10` make training sets of them. What arrives is held
+against the checksum that OpenML states (against our own, where we know it) before it counts. All work happens in a
+folder of its own, and only a complete file takes its name: several programs may load at once, nothing of the reader's
+is touched. A damaged cache is noticed and replaced, and nothing is ever unpickled.
 """
 
-import gzip
-import hashlib
-import io
 import json
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import tempfile
+import zipfile
+import zlib
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ import numpy as np
 
 SERVER = "https://api.openml.org"
 ATTEMPTS = 3
-BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -45,198 +40,118 @@ class DownloadError(OSError):
     """What could not be fetched, and what to do about it."""
 
 
+class _Damaged(ValueError):
+    """Another file than the one that was asked for: to be fetched again."""
+
+
 def cache_folder() -> Path:
     """Where downloads are kept: the folder in NTKBOOK_DATA, or `ntkbook` in the user's cache."""
     if chosen := os.environ.get("NTKBOOK_DATA"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntkbook"
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ntkbook"
 
 
 def fetch(source: Source, *, progress: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (n, height, width, channels) of bytes and labels (n,), from the cache or from OpenML.
 
     Raises:
-        DownloadError: without a network, or if what arrives is not what OpenML says it is.
+        DownloadError: without a network or a folder that can be written, or if what arrives is not what OpenML says.
     """
     folder = cache_folder()
-    cached = folder / f"{source.name}.npz"
-    arrays = _read_cache(cached)
-    if arrays is None:
+    arrays = _read_cache(source, folder / f"{source.name}.npz")
+    if arrays is not None:
+        return arrays
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = _from_text(source, folder, progress)
-        _write_cache(cached, *arrays)
-        for leftover in folder.glob(f"{source.name}.arff*"):
-            leftover.unlink()
+        with tempfile.TemporaryDirectory(prefix=f".{source.name}.", dir=folder) as own:
+            arrays = _by_hand(source, folder, progress) or _download(source, Path(own), progress)
+            new = Path(own) / "new.npz"
+            np.savez_compressed(new, pictures=arrays[0], labels=arrays[1])
+            os.replace(new, folder / f"{source.name}.npz")
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"Could not keep {source.name} in {folder} ({error}). Set NTKBOOK_DATA to a folder that can be written."
+        ) from error
     return arrays
 
 
-def _from_text(source: Source, folder: Path, progress: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Downloads and reads the ARFF text; a file that the reader put there by hand is read first."""
-    by_hand = folder / f"{source.name}.arff"
-    if by_hand.exists():
-        return _parse(source, by_hand, source.md5, progress)
-    about = _description(source, folder)
-    md5 = source.md5 or about.get("md5_checksum")
-    for attempt in range(1, ATTEMPTS + 1):
-        downloaded = _download(source, f"{SERVER}/data/v1/download/{about['file_id']}", folder, progress)
-        try:
-            return _parse(source, downloaded, md5, progress)
-        except DownloadError:
-            downloaded.unlink(missing_ok=True)  # damaged on the way: from the start again
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _description(source: Source, folder: Path) -> dict[str, Any]:
-    address = f"{SERVER}/api/v1/json/data/{source.number}"
+def _by_hand(source: Source, folder: Path, progress: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """The text, where the reader has put it into the folder; it stays there."""
+    path = folder / f"{source.name}.arff"
     try:
-        with urllib.request.urlopen(address, timeout=30) as answer:
-            about = json.load(answer)["data_set_description"]
-            return {"file_id": int(about["file_id"]), "md5_checksum": about.get("md5_checksum")}
-    except (OSError, HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        raise _unreachable(source, folder, error) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DownloadError(
-            f"Expected a description of {source.name} from OpenML, got {error!r}. Later again?"
-        ) from error
+        return _parse(source, path, source.md5, progress) if path.is_file() else None
+    except _Damaged as error:
+        raise DownloadError(f"{error} Take {path} away, or get it again.") from error
 
 
-def _download(source: Source, address: str, folder: Path, progress: bool) -> Path:
-    """The file as it travels (packed if the server packs it), complete by its announced length."""
-    part, tag_file = folder / f"{source.name}.arff.part", folder / f"{source.name}.arff.tag"
-    complete = folder / f"{source.name}.arff.packed"
+def _download(source: Source, own: Path, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    import pooch
+
+    about, text = own / "about.json", own / "text.arff"
     failure: Exception | None = None
     for _ in range(ATTEMPTS):
-        headers = {"Accept-Encoding": "gzip"}
-        if part.exists() and tag_file.exists():
-            # go on only if it still is the same file; else the server sends the whole of it
-            headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": tag_file.read_text()}
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as answer:
-                goes_on = answer.status == 206
-                tag = answer.headers.get("ETag") or ""
-                tag_file.write_text(tag) if tag and not tag.startswith("W/") else tag_file.unlink(missing_ok=True)
-                _save(answer, part, goes_on, source.name, progress)
-            os.replace(part, complete)
-            tag_file.unlink(missing_ok=True)
-            return complete
-        except urllib.error.HTTPError as error:
-            error.close()
-            part.unlink(missing_ok=True)
+            pooch.HTTPDownloader(timeout=30)(f"{SERVER}/api/v1/json/data/{source.number}", str(about), None)
+            said = json.loads(about.read_bytes())["data_set_description"]
+            address = f"{SERVER}/data/v1/download/{int(said['file_id'])}"
+            pooch.HTTPDownloader(progressbar=progress, timeout=60)(address, str(text), None)
+            return _parse(source, text, source.md5 or said.get("md5_checksum"), progress)
+        except (OSError, _Damaged) as error:
             failure = error
-        except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException) as error:
-            failure = error
-    raise _unreachable(source, folder, failure)
-
-
-def _save(answer: Any, part: Path, goes_on: bool, name: str, progress: bool) -> None:
-    start = part.stat().st_size if goes_on else 0
-    length = answer.headers.get("Content-Length")
-    total = start + int(length) if length else None
-    with (
-        open(part, "ab" if goes_on else "wb") as file,
-        _bar(f"downloading {name}", total, start, "B", progress) as bar,
-    ):
-        while block := answer.read(BLOCK):
-            file.write(block)
-            bar.update(len(block))
-        received = file.tell()
-    if total is not None and received != total:
-        raise ConnectionError(f"the connection closed after {received} of {total} bytes")
+        except (ValueError, KeyError, TypeError) as error:
+            failure = ValueError(f"its description is another than expected, {error!r}")
+    raise DownloadError(
+        f"Could not fetch {source.name} from OpenML ({failure}). Is there a network? Without one, use data.digits, "
+        f"which needs none; or get {source.name}.arff from data set {source.number} of openml.org on another "
+        f"machine and put it into {own.parent}."
+    ) from failure
 
 
 def _parse(source: Source, path: Path, md5: str | None, progress: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rows `pixel,pixel,...,label` below the line @data; checksum and count are checked at the end."""
-    size = int(np.prod(source.stored_shape))
-    pictures = np.empty((source.count, size), dtype=np.uint8)
-    labels = np.empty(source.count, dtype=np.int64)
-    digest = hashlib.md5(usedforsecurity=False)
-    rows = 0
-    try:
-        with _unpacked(path) as file, _bar(f"reading {source.name}", source.count, 0, " rows", progress) as bar:
-            for line in _data_lines(file, digest):
-                values, _, label = line.rpartition(b",")
-                row = np.fromstring(values.decode("ascii"), dtype=np.int64, sep=",")
-                if rows == source.count or row.size != size or row.min() < 0 or row.max() > 255:
-                    raise ValueError(f"row {rows + 1} is not a picture of {size} bytes")
-                pictures[rows] = row
-                labels[rows] = int(label.strip(b" '\""))
-                rows += 1
-                bar.update(1)
-    except (ValueError, EOFError, gzip.BadGzipFile, DeprecationWarning) as error:
-        raise DownloadError(f"Expected {source.name} as OpenML stores it, got a damaged file ({error}).") from error
-    if rows != source.count:
-        raise DownloadError(f"Expected {source.count} pictures in {source.name}, got {rows}: the file was cut short.")
-    if md5 is not None and digest.hexdigest() != md5:
-        raise DownloadError(
-            f"Expected {source.name} with the checksum {md5}, got {digest.hexdigest()}. "
-            "The file changed on the way; call again, and if it stays, tell OpenML."
-        )
-    pictures = pictures.reshape(-1, *source.stored_shape)
-    return np.ascontiguousarray(np.moveaxis(pictures, 1, -1)), labels  # channels last, as everywhere in this library
-
-
-def _unpacked(path: Path) -> io.BufferedReader:
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return io.BufferedReader(gzip.GzipFile(path)) if packed else open(path, "rb")
-
-
-def _data_lines(file: io.BufferedReader, digest: Any) -> Iterator[bytes]:
-    """The lines after @data that hold something; every byte of the file enters the digest."""
-    begun = False
-    for line in file:
-        digest.update(line)
-        stripped = line.strip()
-        if begun and stripped and not stripped.startswith(b"%"):
-            yield stripped
-        begun = begun or stripped.lower() == b"@data"
-
-
-def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """The arrays if the file is there and whole, else None; the bytes are checked before they are interpreted."""
-    try:
-        content = path.read_bytes()
-        expected = path.with_suffix(".sha256").read_text().strip()
-    except OSError:
-        return None
-    if hashlib.sha256(content).hexdigest() != expected:
-        return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return arrays["pictures"], arrays["labels"]
-
-
-def _write_cache(path: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, pictures=pictures, labels=labels)
-    content = buffer.getvalue()
-    _write(path, content)
-    # last: a file without its checksum counts as none
-    _write(path.with_suffix(".sha256"), hashlib.sha256(content).hexdigest().encode() + b"\n")
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _bar(words: str, total: int | None, start: int, unit: str, progress: bool) -> Any:
+    """Rows `pixel,pixel,...,label` below the line @data."""
+    import pooch
     from tqdm import tqdm
 
-    scaled = unit == "B"
-    return tqdm(total=total, initial=start, unit=unit, unit_scale=scaled, desc=words, disable=not progress, leave=False)
+    found = pooch.file_hash(str(path), alg="md5")
+    if md5 is not None and found != md5:
+        raise _Damaged(f"Expected {source.name} with the checksum {md5}, got {found}.")
+    rows = tqdm(total=source.count, desc=f"reading {source.name}", unit=" rows", disable=not progress, leave=False)
+    try:
+        with open(path, encoding="ascii") as lines, rows:
+            table = np.loadtxt(_below_data(lines, rows), np.uint8, comments="%", delimiter=",", quotechar="'", ndmin=2)
+    except (ValueError, UserWarning) as error:  # where warnings are errors, numpy's on an empty file is one
+        raise _Damaged(f"Expected {source.name} as OpenML stores it, got a damaged file ({error}).") from error
+    size = int(np.prod(source.stored_shape))
+    if table.shape != (source.count, size + 1):
+        raise _Damaged(
+            f"Expected {source.count} pictures of {size} bytes in {source.name}, got rows and columns {table.shape}."
+        )
+    pictures = table[:, :-1].reshape(-1, *source.stored_shape)
+    # channels last, as everywhere in this library
+    return np.ascontiguousarray(np.moveaxis(pictures, 1, -1)), table[:, -1].astype(np.int64)
 
 
-def _unreachable(source: Source, folder: Path, error: Exception | None) -> DownloadError:
-    return DownloadError(
-        f"Could not fetch {source.name} from OpenML ({error}). Is there a network? Without one, use data.digits, "
-        f"which needs none; or get {source.name}.arff from data set {source.number} of openml.org on another "
-        f"machine and put it into {folder}."
-    )
+def _below_data(lines: Any, bar: Any) -> Any:
+    for line in lines:
+        if line.strip().lower() == "@data":
+            break
+    for line in lines:
+        bar.update(1)
+        yield line
+
+
+def _read_cache(source: Source, path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """The arrays if the file is there and whole, by its own checksums, else None."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            if packed.testzip() is not None:
+                return None
+        with np.load(path, allow_pickle=False) as arrays:
+            pictures, labels = arrays["pictures"], arrays["labels"]
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return None
+    channels, *sides = source.stored_shape
+    whole = pictures.shape == (source.count, *sides, channels) and labels.shape == (source.count,)
+    return (pictures, labels) if whole and pictures.dtype == np.uint8 and labels.dtype == np.int64 else None
