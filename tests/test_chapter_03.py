@@ -9,61 +9,12 @@ import ntkbook as nb
 from ntkbook.exercises import chapter_03
 from ntkbook.panels import PANELS
 from ntkbook.panels import infinite_width_ntk as chapter
-
-W_STD, B_STD = 1.3, 0.4
-
-
-@jax.jit
-def kernel_and_step(params, x, y, width, depth):
-    """Outputs, kernel, and the outputs after one step: width and depth traced, so that all cases share one program."""
-    s = chapter.signals(params, x, width, depth, W_STD, B_STD)
-    kernel = chapter.kernel_of(x, x, s, s, width, depth, W_STD, B_STD)
-    stepped = chapter.step(params, x, y, width, depth, W_STD, B_STD)
-    return s[0], kernel, chapter.signals(stepped, x, width, depth, W_STD, B_STD)[0]
+from ntkbook.panels.masked_network import draw
 
 
 def at(panel, **values):
     panel.set(**values)
     return panel.data()
-
-
-def network(params, i, width, depth):
-    """The i-th of the drawn networks, cut out and rebuilt from the library's layers: the oracle."""
-    net = nb.serial(*[nb.Dense(width, W_STD, B_STD), nb.Relu()] * depth, nb.Dense(1, W_STD, B_STD))
-    cut = {name: np.asarray(array[i], dtype=float) for name, array in params.items()}
-    layers = [(cut["W_in"][:, :width], cut["b_in"][:width])]
-    layers += [(cut["W"][l][:width, :width], cut["b"][l][:width]) for l in range(depth - 1)]
-    layers += [(cut["W_out"][:width, None], cut["b_out"][None])]
-    tree = [part for layer in layers for part in (layer, ())][:-1]
-    return net, jax.tree.map(jnp.asarray, tuple(tree))
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    return chapter.draw(0, 3, 24, 4, 2), np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
-
-
-@pytest.mark.parametrize("width, depth", [(24, 4), (7, 1), (16, 3)])
-def test_signals_give_the_kernel_and_the_gradient_of_the_function(drawn, width, depth):
-    params, x = drawn
-    y = x[:, 0] * x[:, 1]
-    one = jax.tree.map(lambda array: array[1], params)
-    f, kernel, f_after = kernel_and_step(one, x, y, width, depth)
-
-    net, oracle = network(params, 1, width, depth)
-    x, y = jnp.asarray(x, dtype=float), jnp.asarray(y, dtype=float)[:, None]
-
-    @jax.jit
-    def by_differentiation(oracle):
-        loss = lambda p: jnp.mean((net.apply(p, x) - y) ** 2) / 2
-        J = [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(jax.jacobian(net.apply)(oracle, x))]
-        theta = sum(leaf @ leaf.T for leaf in J)
-        step = len(x) / jnp.trace(theta)
-        moved = jax.tree.map(lambda p, g: p - step * g, oracle, jax.grad(loss)(oracle))
-        return net.apply(oracle, x)[:, 0], theta, net.apply(moved, x)[:, 0]
-
-    for fast, slow in zip((f, kernel, f_after), by_differentiation(oracle)):
-        assert np.allclose(fast, slow, rtol=1e-4, atol=1e-5)
 
 
 def test_the_thick_curve_is_jacots():
@@ -117,7 +68,7 @@ def test_the_mission_is_met_by_one_width_only():
 
 def test_the_digits_panel_shows_networks_of_the_library():
     data = at(PANELS["digits_kernel"](), width=32, draw=3)
-    params = chapter.draw(0, 64, chapter.DIGIT_WIDTHS[-1], 2, chapter.DRAWS)
+    params = draw(0, 64, chapter.DIGIT_WIDTHS[-1], 2, chapter.DRAWS)
     cut = {name: np.asarray(array[2], dtype=float) for name, array in params.items()}
     std = chapter.DIGIT_NET["W_std"], chapter.DIGIT_NET["b_std"]
     net = nb.serial(*[nb.Dense(32, *std), nb.Relu()] * 2, nb.Dense(1, *std))

@@ -10,6 +10,8 @@ import ntkbook as nb
 from ntkbook.exercises import chapter_07
 from ntkbook.panels import PANELS
 from ntkbook.panels import kernel_principal_components as chapter
+from ntkbook.panels.masked_network import kernel as kernel_of
+from ntkbook.panels.masked_network import signals
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,10 @@ def at(panel, **values):
 def network(i, width):
     """The i-th of the panel's networks, cut out and rebuilt from the library's layers: the oracle."""
     net = nb.serial(*[nb.Dense(width, 1.0, 0.1), nb.Relu()] * 3, nb.Dense(1, 1.0, 0.1))
-    params = []
-    for l, (W, b) in enumerate(chapter.networks()):
-        rows, columns = slice(None if l == 0 else width), slice(1 if l == 3 else width)
-        params += [(jnp.asarray(W[i, rows, columns], float), jnp.asarray(b[i, columns], float)), ()]
-    return net, tuple(params[:-1])
+    p = {name: jnp.asarray(np.asarray(array[i], float)) for name, array in chapter.networks().items()}
+    inner = [(p["W"][l][:width, :width], p["b"][l][:width]) for l in range(2)]
+    weights = [(p["W_in"][:, :width], p["b_in"][:width]), *inner, (p["W_out"][:width, None], p["b_out"][None])]
+    return net, tuple(part for layer in weights for part in (layer, ()))[:-1]
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +88,13 @@ def test_a_path_is_that_of_gradient_descent_in_small_steps(straight, width, i):
 def test_the_rate_is_the_kernel_along_the_function():
     functions = chapter.components()[1].astype(np.float32)
     x = chapter._pictures()[0].astype(np.float32)
-    params = [(W[0], b[0]) for W, b in chapter.networks()]
+    params = jax.tree.map(lambda array: jnp.asarray(array[0]), chapter.networks())
 
     @jax.jit
     def both(params):
-        _, way = chapter.signals(params, x, jnp.float32(48))
-        return chapter.rate(way, functions[:, 1]), chapter.kernel(way)
+        sizes = chapter.sizes_of(jnp.float32(48))
+        s = signals(params, x, sizes, nb.Relu().phi)
+        return chapter.rate(params, x, s, functions[:, 1], sizes), kernel_of(x, s, x, s, sizes)
 
     rate, kernel = both(params)
     net, oracle = network(0, 48)

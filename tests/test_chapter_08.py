@@ -30,8 +30,8 @@ def network(width):
     """The first of the panel's networks, cut out and rebuilt from the library's layers: the oracle."""
     hidden, output = chapter.SCALES
     net = nb.serial(nb.Dense(width, **hidden), nb.Erf(), nb.Dense(1, **output))
-    w, b, v, c = (jnp.asarray(np.asarray(array[0], dtype=float)) for array in chapter._fixed()[0])
-    return net, ((w[None, :width], b[:width]), (), (v[:width, None], c[None]))
+    p = {name: jnp.asarray(np.asarray(array[0], dtype=float)) for name, array in chapter._fixed()[0].items()}
+    return net, ((p["W_in"][:, :width], p["b_in"][:width]), (), (p["W_out"][:width, None], p["b_out"][None]))
 
 
 def test_the_curves_are_those_of_the_library(panel):

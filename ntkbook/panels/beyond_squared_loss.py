@@ -18,7 +18,8 @@ from ..networks.activations import Erf
 from ..networks.kernel import ntk
 from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two, slider, toggle
-from .linearization import GRID, HIGHEST, LOWEST, SCALES, first_units, kernel_of, signals
+from .linearization import GRID, HIGHEST, LOWEST, SCALES, sizes_of
+from .masked_network import Signals, draw, first_units, gradient, kernel, recorded, signals
 
 NARROWEST, WIDEST, NETWORKS = 8, 512, 3
 ARRAYS = (64, WIDEST)  # units that are computed, of which `width` count
@@ -46,49 +47,39 @@ def _trained(params, theory, x, y, grid, steps, weights, width, momentum, cross_
 
 
 def _one(params, theory, x, y, grid, steps, weights, width, momentum, cross_entropy):
-    points, n = jnp.concatenate([x, grid]), x.size
-    s = signals(params, points, width, False)
-    kernel = kernel_of(points, x, s, tuple(part[:n] for part in s), width)
-    lr = RATE * n / jnp.linalg.eigvalsh(kernel[:n])[-1]
-    kernels = jnp.stack([kernel, theory])
+    points, n, sizes = jnp.concatenate([x, grid]), len(x), sizes_of(width)
+    s = signals(params, points, sizes, Erf().phi)
+    own = kernel(points, s, x, Signals(s.f[:n], s.a[:, :n], s.d[:, :n]), sizes)
+    lr = RATE * n / jnp.linalg.eigvalsh(own[:n])[-1]
+    kernels = jnp.stack([own, theory])
     bounded = lambda f: jnp.abs(f).max() < HIGHEST
-
-    def loss(params, weight):
-        f = signals(params, x, width, False)[0]
-        gradient = lax.stop_gradient(weight * pull(f, y, cross_entropy))
-        return jnp.sum(gradient * f)  # its derivative is that of the loss
 
     def once(i, state):
         params, velocity, f, velocity_f = state
-        slope = jax.grad(loss)(params, weights[i])
+        s = signals(params, x, sizes, Erf().phi)
+        slope = gradient(params, x, s, weights[i] * pull(s.f, y, cross_entropy), sizes)
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, slope)
-        go = jnp.where(bounded(signals(params, x, width, False)[0]), lr, 0)
+        go = jnp.where(bounded(s.f), lr, 0)
         params = jax.tree.map(lambda p, v: p - go * v, params, velocity)
         force = jnp.einsum("kmj,kj->km", kernels, weights[i] * pull(f[:, :n], y, cross_entropy))
         velocity_f = momentum * velocity_f + force
         return params, velocity, jnp.where(bounded(f), f - lr * velocity_f, f), velocity_f
 
-    def until(state, time):
-        state, now = state
-        state = lax.fori_loop(now, time, once, state)
-        return (state, time), jnp.concatenate([signals(state[0], points, width, False)[0][None], state[2]])
-
-    start = jnp.stack([s[0], s[0]])
+    start = jnp.stack([s.f, s.f])
     state = params, jax.tree.map(jnp.zeros_like, params), start, jnp.zeros_like(start)
-    return lax.scan(until, (state, 0), steps)[1]
+    observe = lambda state: jnp.concatenate([signals(state[0], points, sizes, Erf().phi).f[None], state[2]])
+    return recorded(once, state, steps, observe)
 
 
 @functools.cache
 def _fixed():
     """Weights of the widest network, the infinite-width kernel, and the data: all in float32."""
-    rng = np.random.default_rng(8)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal((NETWORKS, *shape), dtype=np.float32))
-    params = normal(WIDEST), normal(WIDEST), normal(WIDEST), normal()
     hidden, output = SCALES
     net = serial(Dense(1, **hidden), Erf(), Dense(1, **output))
     points = np.concatenate([X_TRAIN, GRID])[:, None]
     theory = np.asarray(ntk(net, jnp.asarray(points), jnp.asarray(X_TRAIN[:, None])))
-    return params, *(jnp.asarray(array, dtype=jnp.float32) for array in (theory, X_TRAIN, Y_TRAIN, GRID))
+    arrays = theory, X_TRAIN[:, None], Y_TRAIN, GRID[:, None]
+    return draw(8, 1, WIDEST, 1, NETWORKS), *(jnp.asarray(array, dtype=jnp.float32) for array in arrays)
 
 
 @functools.cache

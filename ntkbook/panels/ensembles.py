@@ -3,23 +3,24 @@
 Inputs lie on the line through one picture of a 0 and one of a 1. Everything is computed at construction: eight networks
 of two hidden layers at three widths, trained by gradient descent and recorded at every stop of the time slider; the
 same networks with only their last layer trained, in closed form, for they are linear in it; and the two laws of
-infinite width. A move only chooses among these arrays. A narrow network is the first units of the widest.
+infinite width. A move only chooses among these arrays.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from .. import plots
 from ..data import digits
+from ..dynamics.ensemble import ensemble
+from ..dynamics.gradient import gradient_flow
 from ..networks.activations import Erf
 from ..networks.kernel import kernel
 from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, whole
+from .masked_network import descended, gradient, recorded, same_scales, signals
 
 W_STD, DEPTH = 1.5, 2
 WIDTHS = (8, 64, 256)
@@ -47,59 +48,49 @@ def pictures():
 # ---------------------------------------------------------------- finite networks
 
 
-def _hidden(params, x, width):
-    """Values of the last hidden layer, (points, units), zero beyond `width` (traced)."""
-    W_in, W, _ = params
-    is_unit = jnp.arange(len(W), dtype=x.dtype) < width
-    erf = lambda z: jnp.where(is_unit, jax.scipy.special.erf(z), 0)
-    a = erf(W_STD / x.shape[1] ** 0.5 * x @ W_in)
-    return erf(W_STD / jnp.sqrt(width) * a @ W)
-
-
-def _outputs(params, x, width):
-    return W_STD / jnp.sqrt(width) * _hidden(params, x, width) @ params[2]
+@functools.cache
+def _starts():
+    """The networks at the widest, in float32."""
+    rng = np.random.default_rng(6)
+    shapes = (64, WIDTHS[-1]), (WIDTHS[-1], WIDTHS[-1]), (WIDTHS[-1],)
+    draws = [[rng.standard_normal(shape, dtype=np.float32) for shape in shapes] for _ in range(NETWORKS)]
+    W_in, W, W_out = (jnp.stack(parts) for parts in zip(*draws))
+    none = lambda *shape: jnp.zeros((NETWORKS, *shape), jnp.float32)
+    biases = {"b_in": none(WIDTHS[-1]), "b": none(1, WIDTHS[-1]), "b_out": none()}
+    return {"W_in": W_in, "W": W[:, None], "W_out": W_out, **biases}
 
 
 @jax.jit
 def _trained(params, x, y, points, steps, width):
-    """Outputs at `points` at each of `steps` of gradient descent on the mean of 1/2 (f - y)^2, (times, points)."""
+    """Outputs at `points` at each of `steps` of gradient descent on the mean of 1/2 (f - y)^2, (times, points).
 
-    def loss(params):
-        return jnp.mean((_outputs(params, x, width) - y) ** 2) / 2
+    And at the start: the outputs at x, and the last hidden layer at x and points, (., units), scaled as it is read out.
+    """
+    sizes, phi = same_scales(width, DEPTH, W_STD, 0.0), Erf().phi
 
-    def until(state, then):
-        params, now = state
-        step = lambda _, p: jax.tree.map(lambda a, g: a - LR * g, p, jax.grad(loss)(p))
-        params = lax.fori_loop(now, then, step, params)
-        return (params, then), _outputs(params, points, width)
+    def step(_, params):
+        s = signals(params, x, sizes, phi)
+        return descended(params, gradient(params, x, s, (s.f - y) / len(x), sizes), LR)
 
-    start = _outputs(params, x, width), _hidden(params, jnp.concatenate([x, points]), width)
-    return lax.scan(until, (params, 0), steps)[1], start
-
-
-def gains(k, t):
-    """(1 - exp(-k t)) / k of a symmetric matrix at the times t, (times, n, n); t for eigenvalues of zero."""
-    values, modes = np.linalg.eigh(k)
-    values = values.clip(1e-12)
-    return np.einsum("ni,ti,mi->tnm", modes, -np.expm1(-np.outer(t, values)) / values, modes)
+    start = signals(params, jnp.concatenate([x, points]), sizes, phi)
+    run = recorded(step, params, steps, lambda params: signals(params, points, sizes, phi).f)
+    return run, start.f[: len(x)], W_STD / jnp.sqrt(width) * start.a[DEPTH - 1]
 
 
 @functools.cache
 def _networks(width):
-    """All layers trained, and the last one: (times, networks, points) each; and the starts, f_0(X) and f_0(line)."""
+    """All layers trained, and the last one: (times, networks, points) each; and the starts, f_0(X), (networks, n)."""
     x, y, line = pictures()
-    rng = np.random.default_rng(6)
-    shapes = (x.shape[1], WIDTHS[-1]), (WIDTHS[-1], WIDTHS[-1]), (WIDTHS[-1],)
-    draws = [tuple(rng.standard_normal(shape, dtype=np.float32) for shape in shapes) for _ in range(NETWORKS)]
     single = [jnp.asarray(array, jnp.float32) for array in (x, y, line)]
     every, last, at_data = [], [], []
-    for params in draws:
-        run, (start, hidden) = _trained(jax.tree.map(jnp.asarray, params), *single, jnp.asarray(STEPS), float(width))
-        h, run, start = (np.asarray(array, dtype=float) for array in (hidden, run, start))
-        k = W_STD**2 / width * h @ h[: len(x)].T  # of the last layer alone: exact, and constant
-        moved = np.einsum("mn,tno,o->tm", k[len(x) :], gains(k[: len(x)] / len(x), TIMES), (y - start) / len(x))
+    for i in range(NETWORKS):
+        params = jax.tree.map(lambda array, i=i: array[i], _starts())
+        found = _trained(params, *single, jnp.asarray(STEPS), float(width))
+        run, start, h = (np.asarray(array, dtype=float) for array in found)
+        k = h @ h[: len(x)].T  # of the last layer alone: exact, and constant
+        flow = gradient_flow(k[: len(x)], y, reduction="mean")
         every.append(run)
-        last.append(run[0] + moved)
+        last.append(np.asarray(flow.test(TIMES, k[len(x) :], start, run[0])))
         at_data.append(start)
     return np.stack(every, 1), np.stack(last, 1), np.stack(at_data)
 
@@ -109,25 +100,24 @@ def _networks(width):
 
 @functools.cache
 def _laws():
-    """For each way of training: mean and sd at every time and at the end, and A, with f_t = f_0 + A (y - f_0(X)).
-
-    f_t is then (1, -A) times the values of f_0 at line and data, plus A y, and its covariance a product B B^T.
-    """
+    """For each way of training: mean and sd at every time and at the end, (times + 1, points)."""
     x, y, line = pictures()
-    n = len(x)
-    both = kernel(network(), jnp.concatenate([x, line]))
-    prior = np.asarray(both.nngp)
-    values, modes = np.linalg.eigh(prior)
-    root = modes * np.sqrt(values.clip(0))
-    found: dict[str, Any] = {}
-    for way, k in (("all", both.ntk), ("last_layer", both.nngp)):
-        k = np.asarray(k) / n  # of the mean loss
-        A = np.einsum(
-            "mn,tno->tmo", k[n:, :n], np.concatenate([gains(k[:n, :n], TIMES), np.linalg.inv(k[:n, :n])[None]])
-        )
-        sd = np.sqrt(((root[n:] - A @ root[:n]) ** 2).sum(-1))
-        found[way] = A @ y, sd, A
+    times, found = np.append(TIMES, np.inf), {}
+    for way in WAYS:
+        law = ensemble(network(), x, y, reduction="mean", train=way).predict(times, line)
+        found[way] = np.asarray(law.mean), np.asarray(law.std)
     return found
+
+
+@functools.cache
+def _own(width):
+    """For each way, where the law sends each network from its own start, (times, points, networks)."""
+    x, y, line = pictures()
+    both, cross = kernel(network(), x), kernel(network(), line, x)
+    every, _, at_data = _networks(width)
+    targets = np.repeat(y[:, None], NETWORKS, 1)
+    own = lambda k, k_line: gradient_flow(k, targets, reduction="mean").test(TIMES, k_line, at_data.T, every[0].T)
+    return {"all": np.asarray(own(both.ntk, cross.ntk)), "last_layer": np.asarray(own(both.nngp, cross.nngp))}
 
 
 WAYS = {"all": "all layers", "last_layer": "last layer"}
@@ -139,22 +129,21 @@ def _rms(values):
 
 def arrays(t, width, network):
     """What the panel draws at one setting; names end in the way of training."""
-    _, y, _ = pictures()
-    *runs, at_data = _networks(int(width))
+    every, last, _ = _networks(int(width))
     at, chosen = int(np.argmin(np.abs(TIMES - t))), int(network) - 1
     found = {}
-    for way, run in zip(WAYS, runs):
-        mean, sd, A = _laws()[way]
+    for way, run in zip(WAYS, (every, last)):
+        (mean, sd), own = _laws()[way], _own(int(width))[way][at, :, chosen]
         found |= {
             f"networks_{way}": run[at],
             f"one_{way}": run[at, chosen],
-            f"own_{way}": run[0, chosen] + A[at] @ (y - at_data[chosen]),
+            f"own_{way}": own,
             f"mean_{way}": mean[at],
             f"sd_{way}": sd[at],
             f"end_{way}": mean[-1],
             f"edges_{way}": mean[-1] + 2 * np.array([[-1], [1]]) * sd[-1],
             f"to_end_{way}": _rms(mean[at] - mean[-1]),
-            f"off_{way}": _rms(run[at, chosen] - run[0, chosen] - A[at] @ (y - at_data[chosen])),
+            f"off_{way}": _rms(run[at, chosen] - own),
         }
     return found
 

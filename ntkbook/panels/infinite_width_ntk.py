@@ -1,8 +1,6 @@
 """Chapter 03: networks of finite width against the infinite-width NTK, on the circle and on real digits.
 
-The finite networks are ReLU networks in float32 whose weights are drawn once, at the largest width and depth; a
-narrower or shallower network uses a corner of them, so that width and depth are numbers and nothing is compiled for a
-new one. The signals of one pass forward and one back give the tangent kernel without a Jacobian, and the gradient too.
+The finite networks are ReLU networks in float32 whose width and depth are numbers.
 """
 
 import functools
@@ -19,88 +17,23 @@ from ..networks.activations import Relu
 from ..networks.kernel import ntk
 from ..networks.layers import Dense, Repeat, serial
 from ..panel import Panel, choice, powers_of_two, slider, toggle, whole
+from .masked_network import (
+    Signals,
+    descended,
+    draw,
+    first_units,
+    gradient,
+    kernel,
+    kernel_diagonal,
+    same_scales,
+    signals,
+)
 
 WIDEST, DEEPEST, NETWORKS = 512, 5, 4
+ARRAYS = (64, WIDEST)  # units that are computed, of which `width` count
 STEPS = 20
 N_ANGLES = 33  # of the networks' curves; x0 = (1, 0) is the one in the middle
 MIDDLE = N_ANGLES // 2
-
-
-# ---------------------------------------------------------------- fully-connected networks, forward and back
-
-
-def draw(seed, features, width, depth, networks):
-    """Weights and biases from N(0, 1) of `networks` networks of `depth` hidden layers; numpy draws ten times faster."""
-    rng = np.random.default_rng(seed)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal((networks, *shape), dtype=np.float32))
-    return {
-        "W_in": normal(features, width),
-        "b_in": normal(width),
-        "W": normal(depth - 1, width, width),
-        "b": normal(depth - 1, width),
-        "W_out": normal(width),
-        "b_out": normal(),
-    }
-
-
-def signals(params, x, width, depth, W_std, b_std):
-    """Outputs (m,), activations and back-propagated df/dz, (layers, m, n), of one network; width and depth are traced.
-
-    What lies beyond them is zero.
-    """
-    features, n = params["W_in"].shape
-    layers = params["b"].shape[0] + 1
-    scale = W_std / jnp.sqrt(width)
-    is_unit = jnp.arange(n) < width
-    z = W_std / features**0.5 * x @ params["W_in"] + b_std * params["b_in"]
-    z = jnp.zeros((layers, *z.shape), z.dtype).at[0].set(z)
-    phi = lambda z: jnp.where((z > 0) & is_unit, z, 0)
-
-    def up(l, z):
-        return z.at[l + 1].set(scale * phi(z[l]) @ params["W"][l] + b_std * params["b"][l])
-
-    def down(i, d):
-        l = depth - 2 - i
-        return d.at[l].set(jnp.where((z[l] > 0) & is_unit, scale * (d[l + 1] @ params["W"][l].T), 0))
-
-    z = lax.fori_loop(0, depth - 1, up, z)
-    last = z[depth - 1]
-    f = scale * phi(last) @ params["W_out"] + b_std * params["b_out"]
-    d = jnp.zeros_like(z).at[depth - 1].set(jnp.where((last > 0) & is_unit, scale * params["W_out"], 0))
-    return f, phi(z), lax.fori_loop(0, depth - 1, down, d)
-
-
-def kernel_of(x1, x2, signals1, signals2, width, depth, W_std, b_std):
-    """Theta(x1, x2) = sum over affine maps of <d(x1), d(x2)> (W_std^2 <a(x1), a(x2)> / n_in + b_std^2), (m1, m2)."""
-    (_, a1, d1), (_, a2, d2) = signals1, signals2
-    dot = lambda u, v: jnp.einsum("lin,ljn->lij", u, v)
-    below = jnp.concatenate([(x1 @ x2.T / x1.shape[1])[None], dot(a1, a2) / width])
-    maps = W_std**2 * below + b_std**2
-    used = jnp.arange(len(d1))[:, None, None] < depth
-    return maps[depth] + jnp.where(used, dot(d1, d2) * maps[:-1], 0).sum(0)
-
-
-def step(params, x, y, width, depth, W_std, b_std):
-    """One step of gradient descent on the mean of 1/2 (f - y)^2, as long as 1/trace of the kernel of that mean.
-
-    That is at most half of the largest stable step, 2/lambda_max, whatever the kernel has become.
-    """
-    f, a, d = signals(params, x, width, depth, W_std, b_std)
-    features = x.shape[1]
-    below = jnp.concatenate([jnp.sum(x * x, -1)[None] / features, jnp.sum(a * a, -1) / width])
-    maps = W_std**2 * below + b_std**2
-    trace = jnp.mean(maps[depth] + (jnp.sum(d * d, -1) * maps[:-1]).sum(0))
-    pull = (f - y) / (len(x) * trace)
-    g = d * pull[:, None]
-    scale = W_std / jnp.sqrt(width)
-    return {
-        "W_in": params["W_in"] - W_std / features**0.5 * x.T @ g[0],
-        "b_in": params["b_in"] - b_std * g[0].sum(0),
-        "W": lax.fori_loop(0, depth - 1, lambda l, W: W.at[l].add(-scale * a[l].T @ g[l + 1]), params["W"]),
-        "b": params["b"] - b_std * g[1:].sum(1),
-        "W_out": params["W_out"] - scale * pull @ a[depth - 1],
-        "b_out": params["b_out"] - b_std * pull.sum(),
-    }
 
 
 # ---------------------------------------------------------------- the circle
@@ -111,20 +44,27 @@ def _circle_networks():
     return draw(2, 2, WIDEST, DEEPEST, NETWORKS)
 
 
+def step(params, x, y, sizes):
+    """One step of gradient descent on the mean of 1/2 (f - y)^2, as long as 1/trace of the kernel of that mean.
+
+    That is at most half of the largest stable step, 2/lambda_max, whatever the kernel has become.
+    """
+    s = signals(params, x, sizes, Relu().phi)
+    trace = jnp.mean(kernel_diagonal(x, s, sizes))
+    return descended(params, gradient(params, x, s, (s.f - y) / len(x), sizes), 1 / trace)
+
+
 @jax.jit
-def _trained(params, x, y, width, depth, W_std, b_std):
-    def one(params):
-        return lax.fori_loop(0, STEPS, lambda _, p: step(p, x, y, width, depth, W_std, b_std), params)
-
-    return lax.map(one, params)
+def _trained(params, x, y, sizes):
+    return lax.map(lambda one: lax.fori_loop(0, STEPS, lambda _, p: step(p, x, y, sizes), one), params)
 
 
 @jax.jit
-def _rows(params, x, width, depth, W_std, b_std):
+def _rows(params, x, sizes):
     def one(params):
-        f, a, d = signals(params, x, width, depth, W_std, b_std)
+        s = signals(params, x, sizes, Relu().phi)
         at = slice(MIDDLE, MIDDLE + 1)
-        return kernel_of(x[at], x, (f, a[:, at], d[:, at]), (f, a, d), width, depth, W_std, b_std)[0]
+        return kernel(x[at], Signals(s.f, s.a[:, at], s.d[:, at]), x, s, sizes)[0]
 
     return lax.map(one, params)
 
@@ -132,12 +72,12 @@ def _rows(params, x, width, depth, W_std, b_std):
 @functools.lru_cache(maxsize=256)
 def _finite(width, depth, W_std, b_std, trained):
     """Theta(x0, x) of each network, (networks, angles)."""
-    params = _circle_networks()
+    params, sizes = first_units(_circle_networks(), width, ARRAYS), same_scales(width, depth, W_std, b_std)
     if trained:
         x_train = np.random.default_rng(7).standard_normal((8, 2), dtype=np.float32)
-        params = _trained(params, x_train, x_train[:, 0] * x_train[:, 1], width, depth, W_std, b_std)
+        params = _trained(params, x_train, x_train[:, 0] * x_train[:, 1], sizes)
     x = circle(N_ANGLES, endpoint=True).x.astype(jnp.float32)
-    return np.asarray(_rows(params, x, width, depth, W_std, b_std), dtype=float)
+    return np.asarray(_rows(params, x, sizes), dtype=float)
 
 
 @jax.jit
@@ -201,8 +141,7 @@ def circle_kernel() -> Panel:
     """Theta(x0, x) around the unit circle: four ReLU networks and the infinite-width kernel.
 
     "Trained" means 20 steps of gradient descent on 8 normal points with target x1 x2, each step half of the largest
-    stable one or less. Training is computed when it is asked for and kept: below 50 ms up to width 256, and at widths
-    512 and 1024 about 0.1 s and 0.5 s at the first visit of a setting (two quiet cores). Jacot et al. 2018, Fig. 1.
+    stable one or less. Training is computed when it is asked for, and kept. Jacot et al. 2018, Fig. 1.
     """
     return Panel(
         circle_arrays,
@@ -224,7 +163,7 @@ def circle_kernel() -> Panel:
             "Jacot, narrow, trained": {"width": 64, "depth": 3, "W_std": 1.0, "b_std": 0.1, "trained": 1},
             "Wide": {"width": WIDEST},
         },
-        warm=[{"trained": 1}],
+        warm=[{"trained": 1, "width": width} for width in ARRAYS],
     )
 
 
@@ -255,9 +194,11 @@ def _sorted_digits():
 
 @jax.jit
 def _grams(params, x, width):
+    sizes = same_scales(width, 2, **DIGIT_NET)
+
     def one(params):
-        s = signals(params, x, width, 2, **DIGIT_NET)
-        return kernel_of(x, x, s, s, width, 2, **DIGIT_NET)
+        s = signals(params, x, sizes, Relu().phi)
+        return kernel(x, s, x, s, sizes)
 
     return lax.map(one, params)
 

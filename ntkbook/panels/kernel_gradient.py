@@ -1,36 +1,64 @@
 """Chapter 01: one gradient step on one example in six models, and the errors at two points as training goes on.
 
-Everything is numpy: the models are small, and their Jacobians are written out. The networks have one hidden layer of
-tanh units and are drawn once, at the largest width; a narrower one is the first of these units.
+The networks have one hidden layer of tanh units and are drawn once, at the largest width; a narrower one is the first
+of these units. The other models are linear in their parameters.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .. import plots
+from ..networks.quadrature import Tanh
 from ..panel import Panel, choice, powers_of_two, slider
+from .masked_network import Signals, Sizes, descended, first_units, gradient, kernel, recorded, signals
 
 GRID = np.linspace(-3, 3, 25)  # where predictions are shown; the look-up table has one entry for each
 CENTRES, REACH = np.linspace(-3, 3, 13), 0.5  # of the bumps of the RBF model
 W_STD, B_STD = 2.0, 1.0  # of the networks' hidden layer; output layer 1 and 0
 SMALL, WIDE, DRAWS = 6, 512, 4
+ARRAYS = (64, WIDE)  # units that are computed, of which `width` count
 
 
 class Model(NamedTuple):
-    """f(params, x) -> (m,), its Jacobian (m, parameters), and the parameters at the start, (parameters,)."""
+    """A name; `moved(x0, y0, part, draw)`, which makes one step on one example, and tells what `one_step` wants."""
 
     name: str
-    f: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    jacobian: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    start: Callable[[int], np.ndarray]  # of the random draw, which only the networks have
+    moved: Callable[[float, float, float, int], "Move"]
+
+
+class Move(NamedTuple):
+    """Outputs before and after one step, at GRID and then at x0; Theta of these points with x0; what happened.
+
+    The last in units of what was asked for at x0; where no step was needed, that of a very small one. All (m + 1,).
+    """
+
+    before: Any
+    after: Any
+    row: Any
+    happened: Any
+
+
+def _move(before, row, y0, part, after) -> Move:
+    """`after(pull)` are the outputs of the model with `pull` times df(x0)/dparams taken off its parameters."""
+    error, tiny = before[-1] - y0, jnp.finfo(before.dtype).eps ** 0.5
+    asked = jnp.where(jnp.abs(error) > tiny, error, tiny)
+    happened = (before - after(part / row[-1] * asked)) / (part * asked)
+    return Move(before, after(part / row[-1] * error), row, happened)
 
 
 def _linear_model(name, features, start) -> Model:
-    """A model that is linear in its parameters: f = features(x) params. Its Jacobian never changes."""
-    return Model(name, lambda p, x: features(x) @ p, lambda p, x: features(x), lambda draw: start)
+    """A model that is linear in its parameters: f = features(x) params. Its kernel never changes."""
+
+    def moved(x0, y0, part, draw):
+        F = features(np.append(GRID, x0))
+        return _move(F @ start, F @ F[-1], y0, part, lambda pull: F @ (start - pull * F[-1]))
+
+    return Model(name, moved)
 
 
 def _line_at_start(x):
@@ -46,28 +74,34 @@ def _entry(x):
     return np.eye(GRID.size)[np.abs(x[:, None] - GRID).argmin(1)]
 
 
-def network(params: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Outputs (m,) of one hidden layer of tanh units; params holds w, b and v, one number each per unit."""
-    w, b, v = params.reshape(3, -1)
-    return np.tanh(W_STD * np.outer(x, w) + B_STD * b) @ v / v.size**0.5
-
-
-def network_jacobian(params: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d f(x) / d (w, b, v), (m, 3 units)."""
-    w, b, v = params.reshape(3, -1)
-    a = np.tanh(W_STD * np.outer(x, w) + B_STD * b)
-    back = v * (1 - a**2) / v.size**0.5
-    return np.concatenate([W_STD * x[:, None] * back, B_STD * back, a / v.size**0.5], axis=1)
+def sizes_of(width) -> Sizes:
+    """One hidden layer of tanh units with biases; an output layer of scale 1 without."""
+    return Sizes(width, 1, (W_STD, B_STD), (1.0, 0.0), (1.0, 0.0))
 
 
 @functools.cache
-def _units(draw: int) -> np.ndarray:
-    return np.random.default_rng(draw).standard_normal((3, WIDE))
+def draw_network(width: int, draw: int) -> dict[str, Any]:
+    """The first `width` units of a random network."""
+    w, b, v = np.random.default_rng(draw).standard_normal((3, WIDE))[:, :width]
+    none = {"W": np.zeros((0, width, width)), "b": np.zeros((0, width)), "b_out": np.zeros(())}
+    return jax.tree.map(jnp.asarray, {"W_in": w[None], "b_in": b, "W_out": v, **none})
 
 
-def draw_network(width: int, draw: int) -> np.ndarray:
-    """The first `width` units of a random network, as one array (3 width,)."""
-    return _units(draw)[:, :width].ravel()
+@jax.jit
+def _network_moved(params, x, y0, part):
+    """A step on the last of the inputs x."""
+    sizes, phi = sizes_of(params["b_in"].size), Tanh().phi
+    s = signals(params, x, sizes, phi)
+    at = Signals(s.f[-1:], s.a[:, -1:], s.d[:, -1:])
+    slope = gradient(params, x[-1:], at, jnp.ones_like(at.f), sizes)
+    after = lambda pull: signals(descended(params, slope, pull), x, sizes, phi).f
+    return _move(s.f, kernel(x, s, x[-1:], at, sizes)[:, 0], y0, part, after)
+
+
+def _network(name, width) -> Model:
+    """A random network; each draw is another one."""
+    points = lambda x0: jnp.asarray(np.append(GRID, x0)[:, None])
+    return Model(name, lambda x0, y0, part, draw: _network_moved(draw_network(width, draw), points(x0), y0, part))
 
 
 MODELS = {
@@ -75,8 +109,8 @@ MODELS = {
     2: _linear_model("straight line", lambda x: np.stack([x, np.ones_like(x)], 1), np.array([0.5, 0.2])),
     3: _linear_model("rescaled line", lambda x: np.stack([x, 10 * np.ones_like(x)], 1), np.array([0.5, 0.02])),
     4: _linear_model("RBF bumps", _bumps, np.linalg.lstsq(_bumps(GRID), _line_at_start(GRID), rcond=None)[0]),
-    5: Model(f"network, {SMALL} units", network, network_jacobian, lambda draw: draw_network(SMALL, draw)),
-    6: Model(f"network, {WIDE} units", network, network_jacobian, lambda draw: draw_network(WIDE, draw)),
+    5: _network(f"network, {SMALL} units", SMALL),
+    6: _network(f"network, {WIDE} units", WIDE),
 }
 
 
@@ -88,31 +122,21 @@ def one_step(model, x0, y0, part, draw):
 
     The learning rate is part / Theta(x0, x0): to first order, the step closes this part of the gap at x0.
     """
-    f, jacobian, start = MODELS[int(model)][1:]
-    params, at = start(int(draw)), np.array([x0])
-    J0 = jacobian(params, at)[0]
-    row = jacobian(params, GRID) @ J0  # Theta(x, x0)
-    own = J0 @ J0
-    before, here = f(params, GRID), f(params, at)[0]
-    error = here - y0
-    stepped = params - part / own * error * J0
-    after = f(stepped, GRID)
-    predicted = before - part * row / own * error
-    # what happened in units of what was asked for at x0; where no step was needed, that of a very small one
-    small = error if abs(error) > 1e-6 else 1e-6
-    happened = (before - f(params - part / own * small * J0, GRID)) / (part * small)
-    farthest = int(np.argmax(np.abs(row)))
+    move = MODELS[int(model)].moved(x0, y0, part, int(draw))
+    before, after, row, happened = (np.asarray(array, dtype=float) for array in move)
+    row = row / row[-1]
+    farthest = int(np.argmax(np.abs(row[:-1])))
     return {
         "model": np.asarray(int(model)),
-        "before": before,
-        "after": after,
-        "predicted": predicted,
-        "row": row / own,
-        "happened": happened,
+        "before": before[:-1],
+        "after": after[:-1],
+        "predicted": (before - part * row * (before[-1] - y0))[:-1],
+        "row": row[:-1],
+        "happened": happened[:-1],
         "example": np.array([x0, y0]),
-        "here": np.array([here, f(stepped, at)[0]]),
-        "farthest": np.array([GRID[farthest], abs(row[farthest]) / own]),
-        "off": np.abs(happened - row / own).max() / np.abs(row / own).max(),
+        "here": np.array([before[-1], after[-1]]),
+        "farthest": np.array([GRID[farthest], abs(row[farthest])]),
+        "off": np.abs(happened - row)[:-1].max() / np.abs(row[:-1]).max(),
     }
 
 
@@ -191,7 +215,7 @@ def one_example() -> Panel:
         "star moves the other predictions too (left). The green curve, one row of the kernel, says how much (right).",
         presets={model.name[0].upper() + model.name[1:]: {"model": i} for i, model in MODELS.items()},
         size=(9.5, 3.6),
-        warm=[],
+        warm=[{"model": 5}, {"model": 6}],
     )
 
 
@@ -203,28 +227,27 @@ LENGTH = 1.5  # of the errors at the start
 FLOOR = 1e-3  # of the logarithmic axis
 
 
+@jax.jit
+def _paths(params, x, away, width):
+    """The tangent kernel at the start, (2, 2), and the errors at STEPS, (times, 2), of a network in training."""
+    sizes, phi = sizes_of(width), Tanh().phi
+    s = signals(params, x, sizes, phi)
+    y = s.f - away
+
+    def step(_, params):
+        s = signals(params, x, sizes, phi)
+        return descended(params, gradient(params, x, s, s.f - y, sizes), LR)
+
+    return kernel(x, s, x, s, sizes), recorded(step, params, STEPS, lambda p: signals(p, x, sizes, phi).f - y)
+
+
 @functools.lru_cache(maxsize=64)
 def _trained(distance: float, angle: float, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tangent kernel at the start, (2, 2), and the errors at STEPS, (times, 2), of a network in training."""
-    x, params = np.array([-distance / 2, distance / 2]), draw_network(width, 1)
-    J = network_jacobian(params, x)
-    y = network(params, x) - LENGTH * np.array([np.cos(angle), np.sin(angle)])
-    (w, b, v), errors = params.reshape(3, -1).copy(), []
-    for step in range(int(STEPS[-1]) + 1):
-        a = np.tanh(np.outer(W_STD * x, w) + B_STD * b)
-        error = a @ v / width**0.5 - y
-        if step in _RECORDED:
-            errors.append(error)
-        # error @ network_jacobian, without the Jacobian
-        pull = LR / width**0.5 * error
-        back = (1 - a * a) * v
-        w -= W_STD * (x * pull) @ back
-        b -= B_STD * pull @ back
-        v -= pull @ a
-    return J @ J.T, np.array(errors)
-
-
-_RECORDED = set(STEPS.tolist())
+    x = jnp.asarray([[-distance / 2], [distance / 2]])
+    away = LENGTH * jnp.asarray([np.cos(angle), np.sin(angle)])
+    params = first_units(draw_network(WIDE, 1), width, ARRAYS)
+    theta, errors = (np.asarray(array, dtype=float) for array in _paths(params, x, away, float(width)))
+    return theta, errors
 
 
 def two_errors(step, distance, angle, width):
@@ -341,5 +364,5 @@ def two_outputs() -> Panel:
             "Narrow": {"width": 8, "step": 400},
         },
         size=(9.5, 3.9),
-        warm=[],
+        warm=[{"width": width} for width in ARRAYS],
     )

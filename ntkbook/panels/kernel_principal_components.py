@@ -18,6 +18,7 @@ from ..networks.activations import Relu
 from ..networks.kernel import ntk
 from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two, slider
+from .masked_network import descended, gradient, kernel, same_scales, signals
 
 CLASSES, N, N_NEW = (4, 9), 100, 240
 DEPTH, W_STD, B_STD = 3, 1.0, 0.1  # as Jacot et al. 2018
@@ -51,45 +52,23 @@ def components():
 
 @functools.cache
 def networks():
-    """Weights and biases of two networks, float32, at the largest width; narrower ones are a corner of them."""
+    """Weights and biases of two networks, float32, at the largest width."""
     rng = np.random.default_rng(3)
     normal = lambda *shape: rng.standard_normal((NETWORKS, *shape), dtype=np.float32)
     widths = [64] + [WIDEST] * DEPTH + [1]
-    return [(normal(a, b), normal(b)) for a, b in zip(widths, widths[1:])]
+    (W_in, *W, W_out), (b_in, *b, b_out) = zip(*[(normal(a, b), normal(b)) for a, b in zip(widths, widths[1:])])
+    ends = {"W_in": W_in, "b_in": b_in, "W_out": W_out[..., 0], "b_out": b_out[..., 0]}
+    return {**ends, "W": np.stack(W, 1), "b": np.stack(b, 1)}
 
 
-def signals(params, x, width):
-    """Outputs (n,) of one ReLU network; what enters each affine map, and the outputs' derivative by what leaves it.
-
-    Both come with the scale of the map. `width` is traced: what lies beyond it is zero. The gradient, the kernel and
-    the rate along a function are sums over these.
-    """
-    is_unit = jnp.arange(WIDEST, dtype=x.dtype) < width
-    way, z = [], x
-    for l, (W, b) in enumerate(params):
-        a = z if l == 0 else jnp.where(is_unit, jnp.maximum(z, 0), 0)
-        scale = W_STD / (jnp.asarray(x.shape[1], x.dtype) if l == 0 else width) ** 0.5
-        way.append((a, scale))
-        z = scale * a @ W + B_STD * b
-    back = [jnp.ones_like(z)]
-    for (a, scale), (W, _) in zip(way[:0:-1], params[:0:-1]):
-        back.append(jnp.where(a > 0, scale * back[-1] @ W.T, 0))
-    return z[:, 0], [(a, d, scale) for (a, scale), d in zip(way, back[::-1])]
+def sizes_of(width):
+    """Three hidden layers, as Jacot et al. 2018."""
+    return same_scales(width, DEPTH, W_STD, B_STD)
 
 
-def slope(way, v):
-    """The derivative of sum_j v_j f(x_j) in the parameters."""
-    return [(scale * a.T @ (v[:, None] * d), B_STD * (v[:, None] * d).sum(0)) for a, d, scale in way]
-
-
-def kernel(way):
-    """The tangent kernel (n, n) of one network."""
-    return sum((d @ d.T) * (scale**2 * a @ a.T + B_STD**2) for a, d, scale in way)
-
-
-def rate(way, along):
+def rate(params, x, s, along, sizes):
     """How fast the function `along` is learnt: |d mean(along * f) / d params|^2 = mean(along * (K along))/n."""
-    return sum((dW**2).sum() + (db**2).sum() for dW, db in slope(way, along / len(along)))
+    return sum((leaf**2).sum() for leaf in gradient(params, x, s, along / len(along), sizes).values())
 
 
 @jax.jit
@@ -100,27 +79,35 @@ def _paths(params, x, first, second, sizes, interval, width):
     the limit of stability is 2. Also the kernels at the start.
     """
 
+    shape = sizes_of(width)
+    at = lambda params: signals(params, x, shape, Relu().phi)
+
     def one(task):
         params, size = task
-        goal = signals(params, x, width)[0] + size * second
+        goal = at(params).f + size * second
 
         def record(params, _):
-            f, way = signals(params, x, width)
-            along = rate(way, second)
-            n_steps = jnp.ceil(interval * jnp.maximum(along, rate(way, first)))
+            s = at(params)
+            along = rate(params, x, s, second, shape)
+            n_steps = jnp.ceil(interval * jnp.maximum(along, rate(params, x, s, first, shape)))
 
             def step(_, params):
-                f, way = signals(params, x, width)
-                change = slope(way, interval / n_steps / len(x) * (f - goal))
-                return [(W - dW, b - db) for (W, b), (dW, db) in zip(params, change)]
+                s = at(params)
+                slope = gradient(params, x, s, (s.f - goal) / len(x), shape)
+                return descended(params, slope, interval / n_steps)
 
-            return lax.fori_loop(0, n_steps.astype(int), step, params), (f - goal, along)
+            return lax.fori_loop(0, n_steps.astype(int), step, params), (s.f - goal, along)
 
         return lax.scan(record, params, length=RECORDS + 1)[1]
 
     copies = lambda leaf: jnp.concatenate([leaf] * len(SIZES))
     errors, rates = lax.map(one, (jax.tree.map(copies, params), jnp.repeat(sizes, NETWORKS)))
-    kernels = lax.map(lambda params: kernel(signals(params, x, width)[1]), params)
+
+    def own_kernel(params):
+        s = at(params)
+        return kernel(x, s, x, s, shape)
+
+    kernels = lax.map(own_kernel, params)
     return errors.reshape(len(SIZES), NETWORKS, RECORDS + 1, -1), rates.reshape(len(SIZES), NETWORKS, -1), kernels
 
 
@@ -138,7 +125,15 @@ def paths(width):
     x = _pictures()[0].astype(np.float32)
     first, second = functions[:, 0].astype(np.float32), functions[:, 1].astype(np.float32)
     interval = np.float32(END / RECORDS / eigenvalues[1])
-    runs = _paths(networks(), x, first, second, np.asarray(SIZES, np.float32), interval, np.float32(width))
+    runs = _paths(
+        jax.tree.map(jnp.asarray, networks()),
+        x,
+        first,
+        second,
+        np.asarray(SIZES, np.float32),
+        interval,
+        np.float32(width),
+    )
     errors, rates, kernels = (np.asarray(array, dtype=float) for array in runs)
     left, off = _split(errors, functions[:, 1])
     scale = np.asarray(SIZES)[:, None, None]

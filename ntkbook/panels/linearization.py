@@ -16,7 +16,9 @@ import numpy as np
 from jax import lax
 
 from .. import plots
+from ..networks.activations import Erf, Relu
 from ..panel import Panel, choice, powers_of_two, slider, toggle
+from .masked_network import Signals, Sizes, descended, draw, first_units, gradient, kernel, recorded, signals
 
 # of the first layer and of the output layer, as in chapter 00
 SCALES: tuple[dict[str, Any], ...] = {"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1}
@@ -31,83 +33,54 @@ HIGHEST = 100.0  # what has diverged stops here
 LOWEST = 1e-3  # of the distances drawn
 
 
-def signals(params, x, width, relu):
-    """Outputs (m,), activations and back-propagated df/dz, (m, n), of one network; what lies beyond width is zero."""
-    (w, b, v, c), (hidden, output) = params, SCALES
-    z = hidden["W_std"] * jnp.outer(x, w) + hidden["b_std"] * b
-    is_unit = jnp.arange(w.size, dtype=w.dtype) < width
-    a = jnp.where(is_unit, jnp.where(relu, jnp.maximum(z, 0), lax.erf(z)), 0)
-    slope = jnp.where(relu, jnp.where(z > 0, 1.0, 0.0), 2 / np.pi**0.5 * jnp.exp(-z * z))
-    scale = output["W_std"] / jnp.sqrt(width)
-    d = jnp.where(is_unit, scale * v * slope, 0)
-    return scale * a @ v + output["b_std"] * c, a, d
+def sizes_of(width):
+    """One hidden layer with the scales of the panel."""
+    hidden, output = (tuple(scale.values()) for scale in SCALES)
+    return Sizes(width, 1, hidden, hidden, output)
 
 
-def kernel_of(x1, x2, signals1, signals2, width):
-    """The tangent kernel of one network, (m1, m2)."""
-    (_, a1, d1), (_, a2, d2) = signals1, signals2
-    hidden, output = SCALES
-    first = hidden["W_std"] ** 2 * jnp.outer(x1, x2) + hidden["b_std"] ** 2
-    return output["W_std"] ** 2 * a1 @ a2.T / width + output["b_std"] ** 2 + (d1 @ d2.T) * first
+def phi(relu):
+    """ReLU or erf, chosen by a number."""
+    return lambda z: jnp.where(relu, Relu().phi(z), Erf().phi(z))
 
 
 def step(params, x, y, lr, width, relu):
     """One step of gradient descent on 1/2 the sum of squared errors; none once the outputs have left all bounds."""
-    f, a, d = signals(params, x, width, relu)
-    pull = jnp.where(jnp.abs(f).max() < HIGHEST, lr * (f - y), 0)
-    (w, b, v, c), (hidden, output) = params, SCALES
-    g = d * pull[:, None]
-    return (
-        w - hidden["W_std"] * x @ g,
-        b - hidden["b_std"] * g.sum(0),
-        v - output["W_std"] / jnp.sqrt(width) * pull @ a,
-        c - output["b_std"] * pull.sum(),
-    )
+    sizes = sizes_of(width)
+    s = signals(params, x, sizes, phi(relu))
+    pull = jnp.where(jnp.abs(s.f).max() < HIGHEST, s.f - y, 0)
+    return descended(params, gradient(params, x, s, pull, sizes), lr)
 
 
 @jax.jit
 def _trained(params, x, y, grid, steps, rate, width, relu):
     """(f, f_lin) at the training points and the grid at each of `steps`: two arrays (networks, steps, points)."""
-    points = jnp.concatenate([x, grid])
-    n = x.size
+    points, sizes, n = jnp.concatenate([x, grid]), sizes_of(width), len(x)
 
     def one(params):
-        s = signals(params, points, width, relu)
-        kernel = kernel_of(points, x, s, tuple(part[:n] for part in s), width)
-        lr = rate / jnp.linalg.eigvalsh(kernel[:n])[-1]
+        s = signals(params, points, sizes, phi(relu))
+        k = kernel(points, s, x, Signals(s.f[:n], s.a[:, :n], s.d[:, :n]), sizes)
+        lr = rate / jnp.linalg.eigvalsh(k[:n])[-1]
 
         def once(_, both):
             params, linear = both
             pull = jnp.where(jnp.abs(linear[:n]).max() < HIGHEST, lr * (linear[:n] - y), 0)
-            return step(params, x, y, lr, width, relu), linear - kernel @ pull
+            return step(params, x, y, lr, width, relu), linear - k @ pull
 
-        def until(state, time):
-            both, now = state
-            both = lax.fori_loop(now, time, once, both)
-            return (both, time), (signals(both[0], points, width, relu)[0], both[1])
-
-        return lax.scan(until, ((params, s[0]), 0), steps)[1]
+        observe = lambda both: (signals(both[0], points, sizes, phi(relu)).f, both[1])
+        return recorded(once, (params, s.f), steps, observe)
 
     return lax.map(one, params)
 
 
 @functools.cache
 def _networks():
-    rng = np.random.default_rng(4)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal((NETWORKS, *shape), dtype=np.float32))
-    return normal(WIDEST), normal(WIDEST), normal(WIDEST), normal()
-
-
-def first_units(params, width, sizes):
-    """The parameters (networks, units) of the smallest of `sizes` that holds the width."""
-    *layers, offset = params
-    units = min(size for size in sizes if size >= width)
-    return *(layer[:, :units] for layer in layers), offset
+    return draw(4, 1, WIDEST, 1, NETWORKS)
 
 
 @functools.lru_cache(maxsize=512)
 def _runs(rate, width, relu):
-    single = [jnp.asarray(array, dtype=jnp.float32) for array in (X_TRAIN, Y_TRAIN, GRID)]
+    single = [jnp.asarray(array, dtype=jnp.float32) for array in (X_TRAIN[:, None], Y_TRAIN, GRID[:, None])]
     both = _trained(first_units(_networks(), width, ARRAYS), *single, jnp.asarray(STEPS), rate, width, relu)
     return tuple(np.clip(np.asarray(outputs, dtype=float), -HIGHEST, HIGHEST) for outputs in both)
 

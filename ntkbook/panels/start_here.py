@@ -2,7 +2,7 @@
 
 Everything is computed at construction: ten networks of one hidden layer at seven widths, with gradient descent recorded
 at every stop of the time slider, and the closed form at the same times. A move only chooses among these arrays. The
-networks are in float32; a narrow one is the first units of the widest, so that one program trains them all.
+networks are in float32.
 """
 
 import functools
@@ -11,17 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from .. import plots
 from ..dynamics.ensemble import ensemble
 from ..networks.activations import Erf
 from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two
+from .masked_network import Sizes, descended, draw, first_units, gradient, recorded, signals
 
 # of the first layer and of the output layer
 SCALES: tuple[dict[str, Any], ...] = {"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1}
 WIDTHS = tuple(2**i for i in range(3, 10))
+ARRAYS = (64, WIDTHS[-1])  # units that are computed, of which `width` count
 NETWORKS = 10
 LR = 0.02
 STEPS = np.unique([0, *np.round(np.geomspace(1, 1000, 30)).astype(int)])  # t = lr * steps, up to 20
@@ -36,41 +37,35 @@ def network(width):
     return serial(Dense(width, **hidden), Erf(), Dense(1, **output))
 
 
-def _outputs(params, x, width):
-    """(points,) of one network, written out: the units beyond `width` (traced) are silent."""
-    (w, b, v, c), (hidden, output) = params, SCALES
-    a = jax.scipy.special.erf(hidden["W_std"] * jnp.outer(x, w) + hidden["b_std"] * b)
-    a = jnp.where(jnp.arange(w.size) < width, a, 0)
-    return output["W_std"] / jnp.sqrt(width) * a @ v + output["b_std"] * c
+def sizes_of(width):
+    """The same network, cut out of a wider one."""
+    hidden, output = (tuple(scale.values()) for scale in SCALES)
+    return Sizes(width, 1, hidden, hidden, output)
 
 
 @jax.jit
 def _trained(params, x, y, grid, times, width):
     """Outputs on the grid at each of `times`, counted in steps: (times, networks, grid)."""
+    sizes, phi = sizes_of(width), Erf().phi
 
-    def loss(params):
-        return jnp.sum((_outputs(params, x, width) - y) ** 2) / 2
+    def step(_, params):
+        s = signals(params, x, sizes, phi)
+        return descended(params, gradient(params, x, s, s.f - y, sizes), LR)
 
-    def until(state, time):
-        params, now = state
-        step = lambda _, p: jax.tree.map(lambda a, g: a - LR * g, p, jax.grad(loss)(p))
-        params = lax.fori_loop(now, time, step, params)
-        return (params, time), _outputs(params, grid, width)
-
-    return jax.vmap(lambda p: lax.scan(until, (p, 0), times)[1], out_axes=1)(params)
+    one = lambda params: recorded(step, params, times, lambda params: signals(params, grid, sizes, phi).f)
+    return jax.vmap(one, out_axes=1)(params)
 
 
 @functools.cache
 def _runs():
     """width -> (times, networks, grid) of real networks; and mean and sd of the prediction, (times, grid)."""
-    rng = np.random.default_rng(4)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal((NETWORKS, *shape), dtype=np.float32))
-    params = normal(WIDTHS[-1]), normal(WIDTHS[-1]), normal(WIDTHS[-1]), normal()
-    x, y, grid = (jnp.asarray(array) for array in (X_TRAIN, Y_TRAIN, GRID))
+    params = draw(4, 1, WIDTHS[-1], 1, NETWORKS)
+    x, y, grid = (jnp.asarray(array) for array in (X_TRAIN[:, None], Y_TRAIN, GRID[:, None]))
     single = [array.astype(jnp.float32) for array in (x, y, grid)]
-    finite = {n: np.asarray(_trained(params, *single, jnp.asarray(STEPS), n), dtype=float) for n in WIDTHS}
-    law = ensemble(network(1), x[:, None], y[:, None]).predict(jnp.asarray(LR * STEPS), grid[:, None])
-    return finite, np.asarray(law.mean)[..., 0], np.asarray(law.std)
+    cut = lambda n: first_units(params, n, ARRAYS)
+    finite = {n: np.asarray(_trained(cut(n), *single, jnp.asarray(STEPS), n), dtype=float) for n in WIDTHS}
+    law = ensemble(network(1), x, y).predict(jnp.asarray(LR * STEPS), grid)
+    return finite, np.asarray(law.mean), np.asarray(law.std)
 
 
 def arrays(t, width):
