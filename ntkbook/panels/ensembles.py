@@ -101,7 +101,7 @@ def _networks(width):
 @functools.cache
 def _laws():
     """For each way of training: mean and sd at every time and at the end, (times + 1, points)."""
-    x, y, line = pictures()
+    x, y, line = (jnp.asarray(part) for part in pictures())
     times, found = np.append(TIMES, np.inf), {}
     for way in WAYS:
         law = ensemble(network(), x, y, reduction="mean", train=way).predict(times, line)
@@ -112,10 +112,10 @@ def _laws():
 @functools.cache
 def _own(width):
     """For each way, where the law sends each network from its own start, (times, points, networks)."""
-    x, y, line = pictures()
+    x, y, line = (jnp.asarray(part) for part in pictures())
     both, cross = kernel(network(), x), kernel(network(), line, x)
     every, _, at_data = _networks(width)
-    targets = np.repeat(y[:, None], NETWORKS, 1)
+    targets = jnp.repeat(y[:, None], NETWORKS, 1)
     own = lambda k, k_line: gradient_flow(k, targets, reduction="mean").test(TIMES, k_line, at_data.T, every[0].T)
     return {"all": np.asarray(own(both.ntk, cross.ntk)), "last_layer": np.asarray(own(both.nngp, cross.nngp))}
 
