@@ -5,7 +5,6 @@ digits come with scikit-learn and need no network; they are the real data of nea
 `mnist` and `cifar10` download from OpenML once (see `openml.py`) for those who want the papers' own.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,11 +62,13 @@ def sine(
     Shapes: x (n, 1), y (n, 1).
 
     Raises:
-        ValueError, TypeError: for counts that are not positive whole numbers, a negative noise, low >= high.
+        ValueError, TypeError: for counts that are not positive whole numbers, a negative noise, low >= high, infinity.
     """
     checks.positive_int(n_train, "n_train")
     checks.positive_int(n_test, "n_test")
-    checks.non_negative(noise, "noise")
+    checks.number(noise, "noise", low=0.0)
+    checks.number(low, "low")
+    checks.number(high, "high")
     if not low < high:
         raise ValueError(f"Expected low < high, got low={low} and high={high}. Swap them?")
     key_x, key_noise = jax.random.split(key)
@@ -82,7 +83,7 @@ def digits(
     n_train: int | None = None,
     n_test: int | None = None,
     *,
-    classes: Sequence[int] | None = None,
+    classes: Any = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
     images: bool = False,
     scale: str = "standard",
@@ -128,7 +129,7 @@ def mnist(
     n_train: int | None = None,
     n_test: int | None = None,
     *,
-    classes: Sequence[int] | None = None,
+    classes: Any = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
     images: bool = False,
     scale: str = "standard",
@@ -163,7 +164,7 @@ def cifar10(
     n_train: int | None = None,
     n_test: int | None = None,
     *,
-    classes: Sequence[int] | None = None,
+    classes: Any = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
     images: bool = False,
     scale: str = "standard",
@@ -201,7 +202,7 @@ def prepare(
     n_train: int | None,
     n_test: int | None,
     boundary: int,
-    classes: Sequence[int] | None,
+    classes: Any,
     key: Any,
     images: bool,
     scale: str,
@@ -227,13 +228,17 @@ def prepare(
     return Data(x[:n_train], y[:n_train], x[n_train:], y[n_train:])
 
 
-def _known_classes(classes: Sequence[int] | None, labels: np.ndarray) -> list[int]:
+def _known_classes(classes: Any, labels: np.ndarray) -> list[int]:
     present = sorted(set(labels.tolist()))
     if classes is None:
         return present
-    wanted = [int(label) for label in classes]
+    wanted = list(classes.tolist() if hasattr(classes, "tolist") else classes) if np.ndim(classes) == 1 else None
+    if wanted is None:
+        raise TypeError(f"Expected classes to be several digits, as in (3, 8), got {checks.describe(classes)}.")
+    for label in wanted:
+        checks.whole_number(label, "each of classes")
     if not wanted or len(set(wanted)) != len(wanted) or not set(wanted) <= set(present):
-        raise ValueError(f"Expected classes to be different ones of {present}, got {list(classes)}.")
+        raise ValueError(f"Expected classes to be different ones of {present}, got {wanted}.")
     return wanted
 
 

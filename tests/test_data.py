@@ -74,7 +74,7 @@ def test_targets_say_what_their_word_says():
     centered = np.asarray(data.digits(9, 1, targets="centered").y_train)
     np.testing.assert_allclose(centered.sum(1), 0.0, atol=1e-12)
     np.testing.assert_allclose(centered.max(1), 0.9)
-    three = data.digits(9, 1, classes=(1, 5, 7)).y_train
+    three = data.digits(9, 1, classes=np.array([1, 5, 7])).y_train
     assert three.shape == (9, 3)
 
 
@@ -102,14 +102,24 @@ def test_float32_follows_the_switch_of_jax():
         (lambda: data.digits(classes=(3, 12)), "different ones of"),
         (lambda: data.digits(classes=(3, 3)), "different ones of"),
         (lambda: data.digits(classes=()), "different ones of"),
+        (lambda: data.digits(classes=(3.7, 8)), "each of classes to be a whole number"),
+        (lambda: data.digits(classes=(True, 8)), "each of classes to be a whole number"),
+        (lambda: data.digits(classes=("3", "8")), "each of classes to be a whole number"),
+        (lambda: data.digits(classes="38"), "several digits, as in"),
+        (lambda: data.digits(classes=3), "several digits, as in"),
         (lambda: data.digits(scale="pixel"), "scale to be one of"),
         (lambda: data.digits(targets="onehot"), "targets to be one of"),
         (lambda: data.digits(targets="sign"), "two classes"),
         (lambda: data.circle(0), "positive whole number"),
         (lambda: data.sine(key=jax.random.key(0), noise=-1.0), "zero or positive"),
         (lambda: data.sine(key=jax.random.key(0), low=1.0, high=1.0), "low < high"),
+        (lambda: data.sine(key=jax.random.key(0), high=np.inf), "high to be a finite number"),
+        (lambda: data.sine(key=jax.random.key(0), low=-np.inf), "low to be a finite number"),
+        (lambda: data.sine(key=jax.random.key(0), low=np.nan), "low to be a finite number"),
+        (lambda: data.sine(key=jax.random.key(0), high="1"), "high to be a real number"),
+        (lambda: data.sine(key=jax.random.key(0), noise=np.inf), "noise to be a finite number"),
     ],
 )
 def test_what_cannot_be_given_is_refused(call, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         call()
