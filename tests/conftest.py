@@ -9,6 +9,8 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# most of a test's time is compiling, and each program runs once: without optimizations it takes three quarters
+jax.config.update("jax_disable_most_optimizations", True)
 install_import_hook("ntkbook", "beartype.beartype")
 
 

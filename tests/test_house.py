@@ -34,7 +34,6 @@ FLOORS = {"panels", "exercises"}
 LONGEST = 400
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-NAMES = [str(path.relative_to(ROOT)) for path in MODULES]
 
 
 def name_of(path):
@@ -74,17 +73,23 @@ def module_at(path):
     return name_of(path / "__init__.py") if (path / "__init__.py").exists() else None
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_imports_go_one_way(path):
+def wrong_imports(path):
+    """A sentence for each import of a file that goes against ORDER."""
     name = name_of(path)
     if path == PACKAGE / "__init__.py":
         return
-    assert name in ORDER, f"{name} has no place in ORDER: after which files does it come?"
+    if name not in ORDER:
+        yield f"{name} has no place in ORDER: after which files does it come?"
+        return
     for imported in imports_of(path):
-        assert imported != "__init__", f"{name} imports the table of contents: import the module itself"
-        same_floor = imported == name and name in FLOORS
-        above = imported in ORDER[: ORDER.index(name)]
-        assert same_floor or above, f"{name} imports {imported}, which comes after it"
+        if imported == "__init__":
+            yield f"{name} imports the table of contents: import the module itself"
+        elif not (imported == name and name in FLOORS) and imported not in ORDER[: ORDER.index(name)]:
+            yield f"{name} imports {imported}, which comes after it"
+
+
+def test_imports_go_one_way():
+    assert [sentence for path in MODULES for sentence in wrong_imports(path)] == []
 
 
 def test_the_reader_of_imports_sees_them(tmp_path, monkeypatch):
@@ -152,19 +157,23 @@ def test_the_table_of_contents_holds_only_names():
         assert docstring or one_name or version, ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_public_names_are_explained(path):
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree), "the file does not say what it is for"
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{node.name} has no docstring"
+def test_files_and_public_names_are_explained():
+    silent = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        public = (ast.FunctionDef, ast.ClassDef)
+        named = [node for node in tree.body if isinstance(node, public) and not node.name.startswith("_")]
+        silent += [f"{path}: {getattr(node, 'name', '')}" for node in (tree, *named) if not ast.get_docstring(node)]
+    assert silent == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_a_file_holds_one_idea(path):
-    lines = len(path.read_text().splitlines())
-    assert lines <= LONGEST, f"{lines} lines: which second idea could move out?"
+def test_a_file_holds_one_idea():
+    long = [f"{path}: {lines} lines" for path in MODULES if (lines := lines_of(path)) > LONGEST]
+    assert long == [], "which second idea could move out?"
+
+
+def lines_of(path):
+    return len(path.read_text().splitlines())
 
 
 def tracked_texts():

@@ -62,15 +62,6 @@ def assert_close(ours, stored, allowed=TOLERANCE):
     assert (error <= allowed).all(), f"largest error {error.max():.2e} of the largest entry"
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """Each row is one compilation and a few numbers: time goes into XLA's optimizations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.mark.parametrize("row", STORED["kernels"], ids=lambda row: row["name"])
 def test_kernels_agree(row):
     inputs = STORED["inputs"][row["inputs"]]
