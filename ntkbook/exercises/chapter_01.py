@@ -61,6 +61,23 @@ ONE_EXAMPLE = Exercise(
             "the target is missing: what pulls is the error f - y, not the output f.",
             lambda J, i, f, y, lr: _one_example(J, i, f, 0.0, lr),
         ),
+        Mistake(
+            "these are the outputs after the step. Asked is the change.",
+            lambda J, i, f, y, lr: f + _one_example(J, i, f, y, lr),
+        ),
+        Mistake(
+            "you divided by the kernel of the example with itself: then every step would close the same share of the "
+            "gap. Plain gradient descent does not know its own kernel.",
+            lambda J, i, f, y, lr: _one_example(J, i, f, y, lr) / (J[i] @ J[i]),
+        ),
+        Mistake(
+            "the output at the example is missing: what pulls is the error f - y, not -y.",
+            lambda J, i, f, y, lr: _one_example(J, i, 0 * f, y, lr),
+        ),
+        Mistake(
+            "this is the change of the parameters. Multiply it by J once more: the outputs are asked for.",
+            lambda J, i, f, y, lr: -lr * J[i] * (f[i] - y),
+        ),
     ),
     praise="all right: one row of the kernel, times the error, times the rate",
 )
@@ -113,6 +130,19 @@ LINE_KERNEL = Exercise(
             "your answer is half of the kernel. The 1/2 belongs to the loss, not to the kernel.",
             lambda *arguments: _line_kernel(*arguments) / 2,
         ),
+        Mistake(
+            "this is a similarity, with the lengths of the gradients divided out. The kernel is the product itself.",
+            lambda x1, x2, a: _line_kernel(x1, x2, a) / np.sqrt(np.outer(x1**2 + a**2, x2**2 + a**2)),
+        ),
+        Mistake(
+            "you added the points instead of multiplying: the derivative by theta_1 is x at one point and x' at the "
+            "other, and they are multiplied.",
+            lambda x1, x2, a: np.add.outer(x1, x2) + a**2,
+        ),
+        Mistake(
+            "one factor a has come to the slope: the derivative by theta_1 is x, without a.",
+            lambda x1, x2, a: np.outer(x1, x2) * a + a**2,
+        ),
     ),
     praise="all right: the same lines, another kernel for each a",
 )
@@ -162,6 +192,19 @@ SIMILARITY = Exercise(
         Mistake(
             "dividing by the trace changes the units only. A cosine divides each entry by two lengths.",
             lambda theta: theta / np.trace(theta),
+        ),
+        Mistake(
+            "this is a correlation: means were subtracted first. A cosine takes the gradients as they are.",
+            lambda theta: np.corrcoef(theta),
+        ),
+        Mistake(
+            "these are cosines between the rows of the kernel. The gradients are not its rows; their products are its "
+            "entries.",
+            lambda theta: theta @ theta.T / np.outer(np.linalg.norm(theta, axis=1), np.linalg.norm(theta, axis=1)),
+        ),
+        Mistake(
+            "this is the angle. Its cosine is asked for.",
+            lambda theta: np.arccos(np.clip(_similarity(theta), -1, 1)),
         ),
     ),
     praise="all right: 1 on the diagonal, at most 1 elsewhere",
@@ -223,6 +266,18 @@ LOSS_SPEED = Exercise(
         Mistake(
             "the errors do not see each other in your answer: you used only the diagonal of the kernel.",
             lambda theta, f, y: -np.sum(np.diagonal(theta) * (f - y) ** 2) / len(y) ** 2,
+        ),
+        Mistake(
+            "the targets are missing: what is measured by the kernel is the error f - y, not the output f.",
+            lambda theta, f, y: _loss_speed(theta, f, 0 * y),
+        ),
+        Mistake(
+            "the kernel is missing: this is the squared error. Its length is measured by the kernel, r Theta r.",
+            lambda theta, f, y: -((f - y) @ (f - y)) / len(y) ** 2,
+        ),
+        Mistake(
+            "this is the speed of the errors, one number for each example. Asked is that of the loss.",
+            lambda theta, f, y: -theta @ (f - y) / len(y),
         ),
     ),
     praise="all right: minus the squared length of the error, measured by the kernel",

@@ -58,6 +58,14 @@ ABS_DUAL = Exercise(
             "the angle is not that of k: divide by sqrt(q1 q2) first, as a cosine must lie between -1 and 1.",
             lambda q1, q2, k: math.sqrt(q1 * q2) * _abs_reference(1.0, 1.0, min(max(k, -1.0), 1.0)),
         ),
+        Mistake(
+            "this is |E[u v]|. The absolute value stands inside the average, on each factor.",
+            lambda q1, q2, k: abs(k),
+        ),
+        Mistake(
+            "this is E|u| E|v|: right if the two are independent. Their covariance adds to it, of either sign.",
+            lambda q1, q2, k: 2 / math.pi * math.sqrt(q1 * q2),
+        ),
     ),
     praise="all right: where an activation is a sum, its average is a sum over pairs",
 )
@@ -72,18 +80,34 @@ def check_abs_dual(answer: Any) -> Result:
 
 
 def _sin_recursion(
-    x1, x2, depth, W_std, b_std, *, features=None, power=2, bias=2, halve=False, last=True, tangent=False
+    x1,
+    x2,
+    depth,
+    W_std,
+    b_std,
+    *,
+    features=None,
+    power=2,
+    bias=2,
+    halve=False,
+    last=True,
+    tangent=False,
+    frozen=False,
+    first_bias=1.0,
+    outside=False,
 ):
     """The recursion with one thing changed: each change is a mistake. Nothing changed: the answer."""
     features = x1.shape[1] if features is None else features
-    up = lambda t: W_std**power * t + (b_std**bias if bias else 0.0)
+    variance = (b_std**bias if bias else 0.0) * (W_std**2 if outside else 1.0)
+    up = lambda t, share=1.0: W_std**power * t + share * variance
     own = lambda q: q / 2 if halve else np.exp(-q) * np.sinh(q)
-    k = up(x1 @ x2.T / features)
-    q1, q2 = up((x1**2).sum(1) / features)[:, None], up((x2**2).sum(1) / features)[None]
+    k = up(x1 @ x2.T / features, first_bias)
+    q1, q2 = (up((x**2).sum(1) / features, first_bias) for x in (x1, x2))
+    q1, q2 = q1[:, None], q2[None]
     T = theta = k
     for _ in range(depth):
         T, Tdot = (np.exp(-(q1 + q2) / 2) * wave(k) for wave in (np.sinh, np.cosh))
-        k, q1, q2 = up(T), up(own(q1)), up(own(q2))
+        k, q1, q2 = (up(T), q1, q2) if frozen else (up(T), up(own(q1)), up(own(q2)))
         theta = k + W_std**2 * Tdot * theta
     return theta if tangent else k if last else T
 
@@ -147,6 +171,19 @@ SIN_NNGP = Exercise(
             "your answer is half of the kernel: is there a factor 1/2 in front that belongs to no formula here?",
             lambda *arguments: _sin_recursion(*arguments) / 2,
         ),
+        Mistake(
+            "the variances are frozen: q1 and q2 are kernels too, of a point with itself, and go up from layer to "
+            "layer like k.",
+            partial(_sin_recursion, frozen=True),
+        ),
+        Mistake(
+            "the first layer's bias is missing: K starts as W_std^2 x . x' / n + b_std^2.",
+            partial(_sin_recursion, first_bias=0.0),
+        ),
+        Mistake(
+            "W_std^2 stands in front of the bias too: only the weights carry it, W_std^2 T + b_std^2.",
+            partial(_sin_recursion, outside=True),
+        ),
     ),
     praise="all right: a new activation changes two lines, never the recursion",
 )
@@ -209,6 +246,19 @@ KERNEL_OF_UNITS = Exercise(
         Mistake("your bias enters as b_std. A covariance is quadratic: b_std^2.", partial(_from_units, bias=1)),
         Mistake("the bias is missing: it adds b_std^2 to every entry.", partial(_from_units, bias=0)),
         Mistake("W_std is missing: the units reach the output through W_std/sqrt(n) w.", partial(_from_units, power=0)),
+        Mistake(
+            "W_std^2 stands in front of the bias too: only the weights carry it.",
+            lambda units, W_std, b_std: W_std**2 * (_from_units(units, 1.0, b_std)),
+        ),
+        Mistake(
+            "these are the variances only. The kernel has an entry for every pair of examples.",
+            lambda units, W_std, b_std: np.diagonal(_from_units(units, W_std, b_std)),
+        ),
+        Mistake(
+            "the root of the number of units divides in your answer. It stands in front of each weight, and a "
+            "covariance has two: 1/n.",
+            lambda units, W_std, b_std: _from_units(units, W_std, b_std, divide=units.shape[1] ** 0.5),
+        ),
     ),
     praise="all right: one wide network is enough to see its own prior",
 )

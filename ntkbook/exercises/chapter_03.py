@@ -25,17 +25,36 @@ def _erf_reference(x1, x2, depth, W_std, b_std):
     return ntk(serial(*block * depth, Dense(1, W_std, b_std)), x1, x2)
 
 
-def _erf_recursion(x1, x2, depth, W_std, b_std, *, features=None, weight=None, dot=True, own=True, lower=True):
+def _erf_recursion(
+    x1,
+    x2,
+    depth,
+    W_std,
+    b_std,
+    *,
+    features=None,
+    weight=None,
+    dot=True,
+    own=True,
+    lower=True,
+    bias=(1, 1),
+    half=False,
+    late=False,
+    power=2,
+):
     """The recursion with one thing changed: each change is a mistake."""
     features = x1.shape[1] if features is None else features
     weight = W_std**2 if weight is None else weight
-    first = lambda a, b: W_std**2 * a @ b.T / features + b_std**2
+    first = lambda a, b: W_std**power * a @ b.T / features + bias[0] * b_std**2
     k, ntk = first(x1, x2), first(x1, x2)
     q1, q2 = first(x1, x1).diagonal()[:, None], first(x2, x2).diagonal()[None, :]
     T = lambda q, p, k: 2 / jnp.pi * jnp.arcsin(2 * k / jnp.sqrt((1 + 2 * q) * (1 + 2 * p)))
     for _ in range(depth):
-        Tdot = 4 / jnp.pi / jnp.sqrt((1 + 2 * q1) * (1 + 2 * q2) - 4 * k**2) if dot else 1.0
-        k, q1, q2 = (W_std**2 * t + b_std**2 for t in (T(q1, q2, k), T(q1, q1, q1), T(q2, q2, q2)))
+        below = q1, q2, k
+        own_T = (q1 / 2, q2 / 2) if half else (T(q1, q1, q1), T(q2, q2, q2))
+        k, q1, q2 = (W_std**power * t + bias[1] * b_std**2 for t in (T(q1, q2, k), *own_T))
+        p, q, c = (q1, q2, k) if late else below
+        Tdot = 4 / jnp.pi / jnp.sqrt((1 + 2 * p) * (1 + 2 * q) - 4 * c**2) if dot else 1.0
         ntk = (k if own else 0.0) + (weight * Tdot * ntk if lower else 0.0)
     return ntk
 
@@ -88,6 +107,41 @@ ERF_NTK = Exercise(
             "your answer is twice the kernel. It is one sum over parameters: each parameter counts once.",
             lambda *arguments: 2 * _erf_reference(*arguments),
         ),
+        Mistake(
+            "there is one hidden layer too few. Depth counts hidden layers in this book; Jacot's L counts affine maps, "
+            "and is larger by one.",
+            lambda x1, x2, depth, W_std, b_std: _erf_reference(x1, x2, depth - 1, W_std, b_std),
+        ),
+        Mistake(
+            "there is one hidden layer too many: after `depth` activations comes the output, and nothing more.",
+            lambda x1, x2, depth, W_std, b_std: _erf_reference(x1, x2, depth + 1, W_std, b_std),
+        ),
+        Mistake(
+            "Tdot is taken after K has been updated. Both averages belong to the layer below: compute T and Tdot "
+            "first, and update afterwards.",
+            partial(_erf_recursion, late=True),
+        ),
+        Mistake(
+            "the biases are missing: every layer adds b_std^2.",
+            partial(_erf_recursion, bias=(0, 0)),
+        ),
+        Mistake(
+            "the first layer has its bias in your answer, the layers above have none: every layer adds b_std^2.",
+            partial(_erf_recursion, bias=(1, 0)),
+        ),
+        Mistake(
+            "the first layer's bias is missing: K starts as W_std^2 x . x' / n + b_std^2.",
+            partial(_erf_recursion, bias=(0, 1)),
+        ),
+        Mistake(
+            "for erf, T of a point with itself is not q/2 (that is the ReLU): it goes through the formula too, with "
+            "q1 = q2 = k = q.",
+            partial(_erf_recursion, half=True),
+        ),
+        Mistake(
+            "your weights enter as W_std. Covariances and kernels are quadratic: W_std^2.",
+            lambda x1, x2, depth, W_std, b_std: _erf_recursion(x1, x2, depth, W_std, b_std, power=1, weight=W_std),
+        ),
     ),
     praise="all right: with the dual of another activation, the recursion is the same",
 )
@@ -121,6 +175,11 @@ def _finite_sum(f, params, x1, x2, *, keep=slice(None), mean=False):
     J1, J2 = ([j.reshape(j.shape[0], -1) for j in leaves][keep] for leaves in _jacobians(f, params, x1, x2))
     total = sum(a @ b.T for a, b in zip(J1, J2))
     return total / sum(a.shape[1] for a in J1) if mean else total
+
+
+def _by_inputs(f, params, x):
+    """df/dx at each point, (n, features)."""
+    return jax.vmap(jax.grad(lambda point: f(params, point[None])[0, 0]))(x)
 
 
 def _weights_only(f, params, x1, x2):
@@ -160,6 +219,18 @@ FINITE_NTK = Exercise(
         Mistake(
             "your answer is transposed: rows belong to x1, columns to x2.",
             lambda *arguments: _finite_reference(*arguments).T,
+        ),
+        Mistake(
+            "the derivatives are taken by the inputs. The tangent kernel multiplies derivatives by the parameters: "
+            "jax.jacobian(f)(params, x) differentiates by the first argument.",
+            lambda f, params, x1, x2: _by_inputs(f, params, x1) @ _by_inputs(f, params, x2).T,
+        ),
+        Mistake(
+            "these are the cosines between the gradients. The kernel is the product itself, with the lengths.",
+            lambda f, params, x1, x2: (
+                _finite_reference(f, params, x1, x2)
+                / jnp.sqrt(jnp.outer(*(jnp.diagonal(_finite_reference(f, params, x, x)) for x in (x1, x2))))
+            ),
         ),
     ),
     praise="all right: this function needs no network, only derivatives",
@@ -222,6 +293,14 @@ ONE_STEP = Exercise(
         Mistake(
             "the targets are missing: what pulls is the error f - y, not the output f.",
             lambda k, kk, f0, y, lr: _one_step(k, kk, f0, 0 * y, lr),
+        ),
+        Mistake(
+            "the factor 1/n is that of the test points. The loss is a mean over the training points.",
+            lambda k, kk, f0, y, lr: _one_step(k, kk, f0, y, lr) * len(y) / len(k),
+        ),
+        Mistake(
+            "the outputs at the start are missing: what pulls is the error f - y, not -y.",
+            lambda k, kk, f0, y, lr: _one_step(k, kk, 0 * f0, y, lr),
         ),
     ),
     praise="all right: with the kernel in hand, training needs no parameters",

@@ -49,6 +49,10 @@ def _expand(f, params_0, params, x, *, at=None, along=None, value=1.0):
     return value * f0 + slope
 
 
+def _halfway(f, params_0, params, x, factor):
+    return f(params_0, x) + factor * _expand(f, params_0, params, x, value=0.0)
+
+
 TANGENT = Exercise(
     "check_tangent",
     _tangent,
@@ -83,6 +87,20 @@ TANGENT = Exercise(
         Mistake(
             "the slope is taken at params. The plane keeps the slope of its start: value and slope both at params_0.",
             lambda f, params_0, params, x: f(params_0, x) + _expand(f, params_0, params, x, at="end", value=0.0),
+        ),
+        Mistake(
+            "the value is taken at params, the slope at params_0. Both belong to params_0: at params the step has "
+            "already been taken.",
+            lambda f, params_0, params, x: f(params, x) + _expand(f, params_0, params, x, value=0.0),
+        ),
+        Mistake(
+            "this is the value at the start alone: add the slope times the step.",
+            lambda f, params_0, params, x: f(params_0, x),
+        ),
+        Mistake(
+            "the step is halved or doubled: the first order has no factor in front (1/2 belongs to the second).",
+            lambda f, params_0, params, x: _halfway(f, params_0, params, x, 0.5),
+            also=(lambda f, params_0, params, x: _halfway(f, params_0, params, x, 2.0),),
         ),
     ),
     praise="all right: one forward pass gives value and slope together",
@@ -176,6 +194,22 @@ LINEAR_STEPS = Exercise(
             "these are zero-start outputs: the error of the first step is f0_train - y, not -y.",
             lambda k, kk, f0_test, f0_train, *rest: _linear_steps(k, kk, f0_test, 0 * f0_train, *rest),
         ),
+        Mistake(
+            "one step is missing: `steps` of them, counted from the start.",
+            lambda *arguments: _linear_steps(*arguments[:-1], arguments[-1] - 1),
+        ),
+        Mistake(
+            "there is one step too many: `steps` of them, counted from the start.",
+            lambda *arguments: _linear_steps(*arguments[:-1], arguments[-1] + 1),
+        ),
+        Mistake(
+            "the factor 1/n is that of the test points. The loss is a mean over the training points.",
+            lambda k, *rest: _linear_steps(k, *rest, n=len(k)),
+        ),
+        Mistake(
+            "the targets are missing: what pulls is the error f - y, not the output f.",
+            lambda k, kk, f0_test, f0_train, y, *rest: _linear_steps(k, kk, f0_test, f0_train, 0 * y, *rest),
+        ),
     ),
     praise="all right: the linearized network can be trained without its parameters",
 )
@@ -232,6 +266,22 @@ LARGEST_RATE = Exercise(
         Mistake(
             "lambda_max stands upstairs in your answer: the larger the eigenvalue, the smaller the rate must be.",
             lambda k: 2 * _eigenvalues(k)[-1] / len(k),
+        ),
+        Mistake(
+            "this is eta_critical = 2/(lambda_min + lambda_max) of Theorem 2.1, and without the factor n of the mean "
+            "loss: I - lr K / n has to stay below 1, and the linear model is stable up to 2 n / lambda_max.",
+            lambda k: 2 / (_eigenvalues(k)[0] + _eigenvalues(k)[-1]),
+        ),
+        Mistake(
+            "this is half of it, and the factor n is missing: 1/lambda_max is the rate that learns the fastest "
+            "direction in one step.",
+            lambda k: 1 / _eigenvalues(k)[-1],
+        ),
+        Mistake(
+            "you took the largest entry, or the largest entry on the diagonal. What multiplies an error is an "
+            "eigenvalue.",
+            lambda k: 2 * len(k) / np.max(k),
+            also=(lambda k: 2 * len(k) / np.linalg.norm(k),),
         ),
     ),
     praise="all right: this is the wall that the panel shows at lr lambda_max = 2",
