@@ -7,7 +7,7 @@ Each function draws on an Axes and returns a `Mark`, whose `set` takes the same 
 place. There is no mathematics here, only two standard deviations either side of a mean.
 """
 
-import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,12 +93,10 @@ def style() -> None:
     """Give the figures that this notebook makes from now on the look of the book, as sharp as its panels."""
     for name, value in RC.items():
         matplotlib.rcParams[name] = value
-    with contextlib.suppress(ImportError):
-        from IPython.core.getipython import get_ipython
+    if hasattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel"):
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        if get_ipython() is not None:
-            set_matplotlib_formats("retina")  # two dots for each dot of the page
+        set_matplotlib_formats("retina")  # two dots for each dot of the page
 
 
 def meaning_of(word: str) -> Meaning:
