@@ -14,11 +14,11 @@ import ntkbook as nb
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PEER = (ROOT / "docs" / "coming_from_neural_tangents.md").read_text()
 
 
 def rows_of_the_peer():
-    section = README.split("## Coming from neural-tangents")[1].split("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
+    rows = [line.strip("|").split("|") for line in PEER.splitlines() if line.startswith("| ")][1:]
     return [(left.strip(), right.strip()) for left, right in rows]
 
 
@@ -59,6 +59,20 @@ def test_the_right_column_means_what_the_left_one_does(names):
     mean = np.asarray(names["x"])
     peer_rate = 2 / (np.linalg.eigvalsh(k).max() / len(mean))
     np.testing.assert_allclose(nb.max_learning_rate(names["k"], reduction="mean"), peer_rate, rtol=1e-10)
+
+
+def test_rows_whose_defaults_differ_have_the_peers_values(names):
+    """Dense at x = 1 and the places of a window, by hand: what the peer gives for its side of the row."""
+    names["nb"] = nb
+    ours = {left: eval(right.strip("`"), names) for left, right in rows_of_the_peer() if "default" in left}
+    dense, conv = (next(layer for left, layer in ours.items() if word in left) for word in ("standard", "VALID"))
+    np.testing.assert_allclose(nb.ntk(nb.serial(dense), jnp.ones((1, 1))), [[1.0]])  # x x' alone: no bias
+    np.testing.assert_allclose(nb.ntk(nb.serial(nb.Dense(1, parameterization="standard")), jnp.ones((1, 1))), [[2.0]])
+    assert conv.init(jax.random.key(0), (1, 5, 4, 1))[0] == (1, 3, 2, 64)  # a 3x3 window has 3 x 2 places inside
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) < 2000
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))

@@ -1,10 +1,10 @@
-"""Writes the tables of the README that are made of something stored: chapters, claims, benchmarks.
+"""Writes the tables that are made of something stored: chapters and benchmarks in README.md, claims in docs/claims.md.
 
     python tools/readme.py            write them
     python tools/readme.py --check    only say whether they are up to date
     python tools/readme.py --owner X  let all Binder links, in notebooks too, lead to the account X
 
-Each stands between `<!-- name -->` and `<!-- end of name -->`; the rest of the README is written by hand.
+Each stands between `<!-- name -->` and `<!-- end of name -->`; the rest is written by hand.
 """
 
 import json
@@ -44,21 +44,22 @@ CHAPTERS = {
 def main(words):
     if words[:1] == ["--owner"]:
         return put_owner(words[1])
-    text = README.read_text()
-    new = updated(text)
+    old = {path: path.read_text() for path in TABLES}
+    new = {path: updated(text, TABLES[path]) for path, text in old.items()}
     if "--check" in words:
-        return 0 if new == text else 1
-    README.write_text(new)
+        return 0 if new == old else 1
+    for path, text in new.items():
+        path.write_text(text)
     return 0
 
 
-def updated(text):
-    """The text with each table made again."""
-    for name, make in (("chapters", chapters), ("claims", book_claims), ("benchmarks", benchmarks)):
+def updated(text, tables):
+    """The text with each table made again, by the function of its name in `tables`."""
+    for name, make in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
         if not pattern.search(text):
-            raise SystemExit(f"Expected {begin} and {end} in the README, got none.")
+            raise SystemExit(f"Expected {begin} and {end} in the text, got none.")
         before, after = text.split(begin)[0], text.split(end)[1]
         text = f"{before}{begin}\n{make()}\n{end}{after}"
     return text
@@ -111,6 +112,11 @@ def benchmarks():
     command = [sys.executable, "benchmarks/table.py"]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
+
+TABLES = {
+    README: {"chapters": chapters, "benchmarks": benchmarks},
+    ROOT / "docs" / "claims.md": {"claims": book_claims},
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
