@@ -1,6 +1,10 @@
 """ntkbook: Neural Tangent Kernels in JAX, and an interactive book about them."""
 
 from .dynamics.ensemble import ensemble as ensemble
+from .dynamics.ensemble import ensemble_from_kernels as ensemble_from_kernels
+from .dynamics.ensemble import posterior as posterior
+from .dynamics.ensemble import posterior_from_kernels as posterior_from_kernels
+from .dynamics.evidence import fit as fit
 from .dynamics.evidence import log_marginal_likelihood as log_marginal_likelihood
 from .dynamics.fluctuations import empirical_ntk_statistics as empirical_ntk_statistics
 from .dynamics.gradient import critical_learning_rate as critical_learning_rate

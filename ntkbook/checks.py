@@ -5,6 +5,8 @@ about values (NaN, sign, symmetry) only where the values are known, so never on 
 """
 
 import numbers
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -216,3 +218,11 @@ def describe(value: Any) -> str:
         return "None"
     text = str(value)[:40]
     return f"{type(value).__name__} {text!r}" if "0x" not in text else f"a {type(value).__name__}"
+
+
+def warn(sentence: str) -> None:
+    """A UserWarning at the line outside of this library that led here; type checkers' wrappers are not that line."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("ntkbook", "jaxtyping", "beartype"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(sentence, stacklevel=level)

@@ -46,6 +46,13 @@ def number(
     return field(default=default, metadata={"limits": limits, **kind})
 
 
+def one_line(node: Any) -> str:
+    """A dataclass in one line: numbers as they are, arrays by precision and shape."""
+    show = lambda value: f"{value.dtype}{list(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
+    parts = [f"{f.name}={show(getattr(node, f.name))}" for f in dataclasses.fields(node) if f.repr]
+    return f"{type(node).__name__}({', '.join(parts)})"
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(static, number, field))
 def pytree(cls: type) -> type:
     """A frozen dataclass that is a pytree: its fields are leaves, save those declared `static()`.
@@ -63,7 +70,9 @@ def pytree(cls: type) -> type:
             _check_field(self, f)
 
     cls.__post_init__ = __post_init__
-    cls = dataclass(frozen=True, repr="__repr__" not in cls.__dict__)(cls)
+    if "__repr__" not in cls.__dict__:
+        cls.__repr__ = one_line
+    cls = dataclass(frozen=True, repr=False)(cls)
     leaves = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("static")]
     statics = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]
     keys = [_FieldKey(f) for f in dataclasses.fields(cls) if not f.metadata.get("static")]

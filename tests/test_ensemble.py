@@ -11,7 +11,7 @@ import scipy.linalg
 from sklearn.datasets import load_digits
 
 import ntkbook as nb
-from ntkbook.dynamics.ensemble import Gaussian, ensemble
+from ntkbook.dynamics.ensemble import Gaussian, ensemble, ensemble_from_kernels
 
 RNG = np.random.default_rng(0)
 NET = nb.serial(nb.Dense(1, 1.4, 0.3), nb.Erf(), nb.Dense(1, 1.4, 0.3))
@@ -267,3 +267,80 @@ def test_trained_wide_networks_have_this_law():
     np.testing.assert_allclose(std.mean(1), law.std.mean(1), rtol=0.15)
     last = ensemble(net, x, y, lr=lr, reduction="mean", train="last_layer").predict(np.array(steps, np.float32), line)
     assert (np.abs(mean - np.asarray(last.mean))[1:] > 8 * std[1:] / n_networks**0.5).any()
+
+
+def test_from_matrices_and_any_kernel_function_it_is_the_same_law():
+    """Also NTK and NNGP given by hand, as one matrix for both, and at test points without a covariance."""
+    both = lambda x1, x2: nb.kernel(NET, jnp.asarray(x1), None if x1 is x2 else jnp.asarray(x2))
+    train, cross, own = both(X, X), both(X_TEST, X), both(X_TEST, X_TEST)
+    for which in ("all", "last_layer"):
+        expected = ensemble(NET, X, Y, noise=0.1, train=which).predict(3.0, X_TEST)
+        by_function = ensemble(both, X, Y, noise=0.1, train=which).predict(3.0, X_TEST)
+        made = ensemble_from_kernels(train, Y, noise=0.1, train=which)
+        for law in (by_function, made.at_kernels(cross, own).predict(3.0)):
+            np.testing.assert_allclose(law.mean, expected.mean, atol=1e-13)
+            np.testing.assert_allclose(law.covariance, expected.covariance, atol=1e-13)
+    plain = ensemble_from_kernels(train.nngp, Y, noise=0.1)
+    law = plain.at_kernels(cross.nngp, own.nngp).predict(3.0)
+    np.testing.assert_allclose(law.covariance, expected.covariance, atol=1e-13)
+    mean = plain.at_kernels(cross.nngp).predict(3.0, covariance=False)
+    np.testing.assert_allclose(mean.mean, expected.mean, atol=1e-13)
+    for call, sentence in (
+        (lambda: plain.predict(3.0, X_TEST), "made from matrices"),
+        (lambda: plain.at_kernels(cross.nngp).predict(3.0), "k_test_test"),
+        (lambda: plain.at_kernels(cross.nngp.T), "Test points come first"),
+        (lambda: plain.at_kernels(cross.nngp, train.nngp), "4 test points"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            call()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_the_posterior_is_that_of_the_textbook(noise):
+    """By solving with the whole matrix; also at the training points, for a function, and from matrices."""
+    _, _, nngp, cross, own = blocks(NET, X, X_TEST, "nngp")
+    weights = np.linalg.solve(nngp + noise * np.eye(6), cross.T).T
+    found = nb.posterior(NET, X, np.stack([Y, -Y], 1), noise)
+    law = found.predict(X_TEST)
+    np.testing.assert_allclose(law.mean, weights @ np.stack([Y, -Y], 1), atol=1e-11)
+    np.testing.assert_allclose(law.covariance, own - weights @ cross.T, atol=1e-11)
+    at_train = found.predict()
+    weights = np.linalg.solve(nngp + noise * np.eye(6), nngp).T
+    np.testing.assert_allclose(at_train.mean[:, 0], weights @ Y, atol=1e-11)
+    np.testing.assert_allclose(at_train.covariance, nngp - weights @ nngp, atol=1e-11)
+    other = nb.posterior_from_kernels(nngp, Y, noise).predict_kernels(cross, own)
+    np.testing.assert_allclose(other.mean, law.mean[:, 0], atol=1e-13)
+    np.testing.assert_allclose(other.covariance, law.covariance, atol=1e-13)
+
+
+def test_products_are_made_once_and_derivatives_in_time_use_them():
+    made = ensemble(NET, X, Y, noise=0.1)
+    at = made.at(X_TEST)
+    f = lambda t: at.predict(t).mean.sum() + at.predict(t).covariance[0, 1]
+    slope = jax.jit(jax.grad(f))(1.3)  # at first inside jit, where nothing of it may leak
+    products = at.turned, made.dynamics, made.turned
+    np.testing.assert_allclose(slope, (f(1.3001) - f(1.2999)) / 2e-4, rtol=1e-6)
+    assert all(a is b for a, b in zip((at.turned, made.dynamics, made.turned), products))
+    train = lambda t: made.predict(t).covariance[0, 1] + made.predict(t).mean[0]
+    np.testing.assert_allclose(jax.grad(train)(0.5), (train(0.5001) - train(0.4999)) / 2e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda: ensemble(NET, X, Y).predict(X_TEST), "Time comes first"),
+        (lambda: ensemble(NET, X, Y, noise=np.ones(6)), "one number as noise"),
+        (lambda: nb.posterior(NET, X, Y, noise=np.ones(3)), "one number as noise"),
+        (lambda: nb.posterior(NET, X, Y, noise=0.1).predict(X_TEST[:, :2]), "features"),
+    ],
+)
+def test_arguments_swapped_or_of_another_length_are_told_in_one_line(call, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        call()
+    assert len(str(error.value)) < 200
+
+
+def test_results_are_shown_in_one_line():
+    made = ensemble(NET, X, Y)
+    for result in (made, made.at(X_TEST), made.predict(1.0, X_TEST), nb.posterior(NET, X, Y, 0.1), made.dynamics):
+        assert len(repr(result).splitlines()) == 1 and "array(" not in repr(result)

@@ -84,10 +84,11 @@ def test_fit_finds_a_maximum(drawn):
 
 
 def test_fit_by_optax_with_progress_and_a_picture(drawn, capsys):
-    import matplotlib
     import optax
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
+    from ntkbook.figures import draw_fit
+
     x, y = drawn
     net = nb.serial(
         nb.Dense(1, 1.0, 0.3), nb.Erf(), nb.Repeat(nb.serial(nb.Dense(1, 1.0, 0.3), nb.Erf()), 2), nb.Dense(1)
@@ -95,9 +96,19 @@ def test_fit_by_optax_with_progress_and_a_picture(drawn, capsys):
     found = fit(net, x[:12], y[:12], noise=0.5, steps=15, optimizer=optax.adam(0.05), progress=True)
     assert found.evidence[-1] > found.evidence[0] and len(found.evidence) == 16
     assert "evidence" in capsys.readouterr().err
-    axes = found.plot()
-    assert axes[0].get_xlabel() == "step" and len(axes[1].lines) == len(found.path)
-    matplotlib.pyplot.close("all")
+    assert "times" not in "".join(found.path) and "[" not in repr(found.noise)
+    left, right = Figure().subplots(1, 2)
+    draw_fit(left, right, found)
+    assert left.get_xlabel() == "step" and len(right.lines) == len(found.path)
+
+
+def test_fit_leaves_alone_what_is_not_to_be_tuned(drawn):
+    """A LayerNorm's epsilon, moved freely, goes below zero and makes the evidence NaN; a depth is whole."""
+    x, y = drawn
+    net = nb.serial(nb.Dense(1, 1.2, 0.3), nb.LayerNorm(), nb.Relu(), nb.Dense(1))
+    found = fit(net, x[:10], y[:10], steps=8)
+    assert found.path and not [name for name in found.path if "eps" in name]
+    assert found.evidence[-1] > found.evidence[0] and np.isfinite(found.evidence).all()
 
 
 @pytest.mark.parametrize(
@@ -108,6 +119,8 @@ def test_fit_by_optax_with_progress_and_a_picture(drawn, capsys):
         (lambda: log_marginal_likelihood(network(), X, Y, noise=0.1, get="both"), "get"),
         (lambda: log_marginal_likelihood(network(), np.ones((8, 3)), Y, noise=0.0), "positive definite"),
         (lambda: fit(network(), X, Y, noise=0.0), "positive noise"),
+        (lambda: fit(network(), X, Y, noise=np.ones(8)), "one number as noise"),
+        (lambda: log_marginal_likelihood(network(), X, Y, noise=np.ones(3)), "one number as noise"),
         (lambda: fit(network(), X, Y, steps=0), "steps"),
     ],
 )

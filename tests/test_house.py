@@ -22,10 +22,11 @@ finite
 finite/torch_models finite/independence finite/functions finite/taps finite/layerwise finite/empirical finite/linearize
 finite/history finite/descent finite/train
 dynamics
-dynamics/filters dynamics/spectrum dynamics/targets dynamics/large dynamics/gradient dynamics/losses dynamics/ensemble
+dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
+dynamics/gaussian dynamics/ensemble
 dynamics/evidence dynamics/fluctuations dynamics/learning_curves
 claims
-plots
+plots figures
 panel/controls panel/accessible panel/stamps panel/spec panel/picture panel/bake panel/widgets panel/panel panel/guides
 panel panels
 exercises cli lab_server __main__

@@ -2,80 +2,93 @@
 
 At the start, the outputs of random networks are a Gaussian process with the NNGP as covariance. Training is linear, so
 they stay one: each network goes from its own start f_0 towards the targets, f_t(x) = f_0(x) + A_t(x) (y - f_0(X)), and
-mean and covariance over f_0 follow. Training only the last layer leads to the Bayesian posterior. Notebooks 00 and
-06 use it.
+mean and covariance over f_0 follow. Training only the last layer leads to the Bayesian posterior. Networks, any other
+kernel function, or matrices: all lead to the same `Ensemble`. Notebooks 00 and 06 use it.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .. import checks
 from ..networks.kernel import Layer, kernel
-from ..numerics import reciprocal, safe_sqrt
 from ..pytrees import pytree, static
-from .gradient import Dynamics, gradient_flow, over_times
-from .spectrum import eigenmodes, rank_tolerance
+from .gaussian import (
+    Gaussian,
+    System,
+    cholesky,
+    condition,
+    covariances,
+    eigenroot,
+    law_by_products,
+    means,
+    posterior_law,
+)
+from .gradient import Dynamics, gradient_flow
+from .protocol import checked_times, kernel_at, one_number, rate_of, train_kernel
+from .spectrum import refuse_indefinite
 
 
-@pytree
-class Gaussian:
-    """A Gaussian over functions at m points: mean (m,) or (m, o), covariance (m, m), the same for every output.
+def lazy(make: Callable) -> Any:
+    """A property computed at its first use, outside of any `jit` that runs then, and kept if its object is concrete."""
 
-    With a leading axis T where there were T times. The covariance is a sum of products B B^T, so it is symmetric and
-    has no negative variance; no jitter is added anywhere.
-    """
+    def get(self):
+        kept = self.__dict__
+        if make.__name__ in kept:
+            return kept[make.__name__]
+        if not checks.is_concrete(self):
+            return make(self)
+        with jax.ensure_compile_time_eval():
+            kept[make.__name__] = make(self)
+        return kept[make.__name__]
 
-    mean: Any
-    covariance: Any = None
-
-    @property
-    def std(self) -> Float[Array, "..."]:
-        """The standard deviation at each point, (m,) or (T, m)."""
-        return safe_sqrt(jnp.diagonal(self._known(), axis1=-2, axis2=-1))
-
-    def sample(self, key: Array, n_samples: int = 1) -> Float[Array, "n_samples ..."]:
-        """Functions drawn from it, (n_samples, *mean.shape); outputs are independent, and so are times.
-
-        Drawn through the eigenvectors of the covariance, which may be singular.
-
-        Raises:
-            ValueError: without a covariance, or with one that is not psd.
-        """
-        checks.positive_int(n_samples, "n_samples")
-        covariance = self._known()
-        roots = _roots(covariance)
-        gap = jnp.abs(roots @ jnp.swapaxes(roots, -1, -2) - covariance).max()
-        if checks.is_concrete(gap) and gap > 1e4 * jnp.finfo(gap.dtype).eps * jnp.abs(covariance).max():
-            raise ValueError(f"Expected a psd covariance, got one that is {float(gap):.3g} away from it.")
-        has_outputs = self.mean.ndim > covariance.ndim - 1
-        noise = jax.random.normal(key, (n_samples, *self.mean.shape), covariance.dtype)
-        return self.mean + jnp.einsum("...mn,s...no->s...mo" if has_outputs else "...mn,s...n->s...m", roots, noise)
-
-    def _known(self):
-        if self.covariance is None:
-            raise ValueError("Expected a covariance, got a prediction made with covariance=False.")
-        return self.covariance
+    return property(get, doc=make.__doc__)
 
 
 @pytree
 class Ensemble:
-    """Infinitely wide networks in training; see `ensemble`."""
+    """Infinitely wide networks in training; see `ensemble` and `ensemble_from_kernels`."""
 
-    net: Any
+    net: Any  # None if it was made from matrices
     x_train: Any
-    dynamics: Any  # of the training kernel plus noise
     nngp: Any  # (n, n), the covariance of f_0(X)
-    root: Any  # (n, n), B with B B^T = nngp
+    k: Any  # (n, n), the training kernel
+    y: Any
+    lr: Any  # in the units of the summed loss
     noise: Any
     train: str = static(default="all")
-    is_triangular: bool = static(default=False)  # of the root
+
+    @lazy
+    def dynamics(self):
+        """Gradient flow with the training kernel plus noise."""
+        return gradient_flow(self._noisy_kernel(), self.y, lr=self.lr)
+
+    @lazy
+    def start(self):
+        """((n, n) B with B B^T = nngp, is it triangular): by Cholesky, ten times faster, or by eigenvectors."""
+        root, is_safe = cholesky(self.nngp)
+        if checks.is_concrete(is_safe) and is_safe:
+            return root, True
+        root = eigenroot(self.nngp)
+        refuse_indefinite(root, "the NNGP")
+        return root, False
+
+    @lazy
+    def turned(self):
+        """Q^T B and Q^T y, with Q the eigenvectors of the training kernel."""
+        Q = self.dynamics.modes
+        return Q.T @ self.start[0], Q.T @ self.y.reshape(len(Q), -1)
+
+    @lazy
+    def posterior_root(self):
+        """The Cholesky factor of the kernel plus noise, if training ends in the posterior and it is safe; or None."""
+        if self.train == "last_layer" and checks.is_concrete(self) and self.lr > 0:
+            root, is_safe = cholesky(self._noisy_kernel())
+            return root if is_safe else None
 
     def predict(self, t: ArrayLike, x_test: ArrayLike | None = None, covariance: bool = True) -> Gaussian:
         """Mean and covariance at time t of the outputs at `x_test`, or at the training points without it.
@@ -90,49 +103,92 @@ class Ensemble:
 
         Lee et al. 2019, section 2.3.
         """
+        checked_times(t)  # before the kernels: predict(x_test) forgets the time
         return self.at(x_test).predict(t, covariance=covariance)
 
     def at(self, x_test: ArrayLike | None = None) -> "Conditioned":
-        """The ensemble at given points, with all that does not depend on time computed once."""
+        """The ensemble at given points: what does not depend on time is computed once, when it is first needed."""
         if x_test is None:
-            return Conditioned(self.dynamics, None, self.nngp, None, None, self.root, None, None, self.noise)
+            return Conditioned(self, None, None, None)
+        if self.net is None:
+            raise ValueError("Expected kernels, got inputs: this ensemble was made from matrices. Use at_kernels(...).")
         x_test = checks.as_array(x_test, "x_test")
-        checks.same_features(x_test, self.x_train)
-        cross, own = kernel(self.net, x_test, self.x_train), kernel(self.net, x_test)
-        k, cross, own = (a.astype(self.nngp.dtype) for a in (getattr(cross, KERNELS[self.train]), cross.nngp, own.nngp))
-        explained, rest = _condition(self.root, cross, own, self.is_triangular)
-        return Conditioned(self.dynamics, k, self.nngp, cross, own, self.root, explained, rest, self.noise)
+        if x_test.shape[1:] != self.x_train.shape[1:]:
+            raise ValueError(
+                f"Expected x_test with the features of x_train, {self.x_train.shape[1:]}, got shape {x_test.shape}."
+            )
+        return self.at_kernels(kernels_of(self.net, x_test, self.x_train), kernels_of(self.net, x_test).nngp)
+
+    def at_kernels(self, k_test_train: Any, k_test_test: Any = None) -> "Conditioned":
+        """The ensemble at points given by their kernels with the training points, (m, n), and among themselves, (m, m).
+
+        `k_test_train` has `.nngp` and `.ntk`, or is one matrix that stands for both; `k_test_test` is the NNGP, or has
+        it. Without it there is no covariance.
+        """
+        dtype = self.nngp.dtype
+        cross, k = (kernel_at(part, self.y).astype(dtype) for part in _pair(k_test_train, self.train))
+        own = None
+        if k_test_test is not None:
+            own = checks.as_kernel_matrix(getattr(k_test_test, "nngp", k_test_test), "k_test_test").astype(dtype)
+            if len(own) != len(k):
+                raise ValueError(f"Expected k_test_test for {len(k)} test points, got shape {own.shape}.")
+        return Conditioned(self, k, cross, own)
+
+    def _noisy_kernel(self):
+        return self.k + self.noise * jnp.eye(len(self.k), dtype=self.k.dtype)
+
+
+@pytree
+class Conditioned:
+    """An ensemble at m points."""
+
+    ensemble: Any
+    k: Any  # (m, n), the training kernel with the training points; None, as the next two, at those points themselves
+    nngp_test_train: Any  # (m, n)
+    nngp_test: Any  # (m, m)
+
+    def predict(self, t: ArrayLike, *, covariance: bool = True) -> Gaussian:
+        """Mean and covariance at time t, or at many, (T,); see `Ensemble.predict`."""
+        checks.one_of(covariance, "covariance", (True, False))
+        if covariance and self.k is not None and self.nngp_test is None:
+            raise ValueError("Expected k_test_test for a covariance, got none. Give it, or ask for covariance=False.")
+        law = self._law(checked_times(t).astype(self.ensemble.y.dtype), covariance)
+        if checks.is_concrete(law) and not all(jnp.isfinite(part).all() for part in jax.tree.leaves(law)):
+            raise ValueError("Expected finite predictions, got NaN or infinity. Are the inputs scaled to order one?")
+        return law
+
+    def _law(self, t, covariance):
+        made, k = self.ensemble, self.k
+        is_end = checks.is_concrete(t, self) and t.ndim == 0 and bool(jnp.isinf(t))
+        if is_end and k is not None and made.posterior_root is not None:
+            return Gaussian(*posterior_law(made.posterior_root, made.y, k, self.nngp_test if covariance else None))
+        if not isinstance(made.dynamics, Dynamics):
+            points = (made.k, made.nngp, made.nngp) if k is None else (k, self.nngp_test_train, self.nngp_test)
+            return law_by_products(System(made.dynamics, made.noise, made.nngp, *points), t, covariance)
+        made.dynamics._times(t)  # its errors and warnings
+        system = System(made.dynamics, made.noise, made.nngp, k, self.nngp_test_train, self.nngp_test)
+        turned = (self.turned, *made.turned)
+        return Gaussian(
+            means(system, turned, t), covariances(system, turned, self.conditional, t) if covariance else None
+        )
+
+    @lazy
+    def turned(self):
+        """k(x, X) Q, or Q itself at the training points."""
+        Q = self.ensemble.dynamics.modes
+        return Q if self.k is None else self.k @ Q
+
+    @lazy
+    def conditional(self):
+        """(explained, covariance of the rest): f_0(x) given f_0(X) = B e; nothing at the training points."""
+        return None if self.k is None else condition(*self.ensemble.start, self.nngp_test_train, self.nngp_test)
 
 
 KERNELS = {"all": "ntk", "last_layer": "nngp"}
 
 
-@pytree
-class Conditioned:
-    """An ensemble at m points: f_0(X) = root e and f_0(x) = explained e + rest e', with e and e' standard normal."""
-
-    dynamics: Dynamics
-    k_test_train: Any  # (m, n); this and what follows is None at the training points
-    nngp_train: Any  # (n, n)
-    nngp_test_train: Any  # (m, n)
-    nngp_test: Any  # (m, m)
-    root: Any  # (n, n)
-    explained: Any  # (m, n)
-    rest: Any  # (m, m)
-    noise: Any
-
-    def predict(self, t: ArrayLike, *, covariance: bool = True) -> Gaussian:
-        """Mean and covariance at time t, or at many, (T,); see `Ensemble.predict`."""
-        checks.one_of(covariance, "covariance", (True, False))
-        t = self.dynamics._times(t)
-        mean = _mean(self, t)
-        if checks.is_concrete(mean) and not np.isfinite(np.asarray(mean)).all():
-            raise ValueError("Expected finite predictions, got NaN or infinity. Are the inputs scaled to order one?")
-        return Gaussian(mean, _covariances(self, t) if covariance else None)
-
-
 def ensemble(
-    net: Layer,
+    net: Layer | Callable,
     x_train: ArrayLike,
     y_train: ArrayLike,
     *,
@@ -146,113 +202,117 @@ def ensemble(
     Training all layers ("all") follows the NTK; training the last one ("last_layer") follows the NNGP, and ends in the
     exact posterior of the Gaussian process. The NTK ensemble is the posterior of no prior.
 
+    `net` is a network, or any function k(x1, x2) whose result has `.nngp` and `.ntk`, or is one matrix for both.
     `noise` is the variance of observation noise. Each network is trained on targets with its own draw of it, and
     is held to its start by noise/2 |theta - theta_0|^2 in the loss: with that, the last layer still ends in the exact
-    posterior. `y_train` is (n,) or (n, o); the loss is 1/2 sum |f - y|^2, divided by n for "mean".
+    posterior. `y_train` is (n,) or (n, o), and means have its rank; the loss is 1/2 sum |f - y|^2, over n for "mean".
 
-    >>> ensemble(net, x_train, y_train, lr=0.1).predict(t=100.0, x_test=x_test).std
+    >>> import jax.numpy as jnp
+    >>> from ntkbook import Dense, Erf, serial
+    >>> made = ensemble(serial(Dense(8), Erf(), Dense(1)), jnp.eye(3), jnp.ones(3), lr=0.1)
+    >>> made.predict(t=100.0, x_test=jnp.ones((2, 3))).std.shape
+    (2,)
 
     Raises:
-        TypeError, ValueError: as `kernel` and `gradient_flow`; for an unknown `train` and negative `noise`.
+        TypeError, ValueError: as `kernel` and `gradient_flow`; for an unknown `train` and a `noise` that is not one
+            number, zero or positive.
 
     Lee et al. 2019, section 2.3; noisy targets: Matthews et al. 2017; derived in notebook 06.
     """
-    checks.one_of(train, "train", tuple(KERNELS))
-    checks.non_negative(noise, "noise")
     x_train = checks.as_array(x_train, "x_train")
-    both = kernel(net, x_train)
-    k = getattr(both, KERNELS[train])
-    noise = jnp.asarray(noise).astype(k.dtype)
-    dynamics = gradient_flow(k + noise * jnp.eye(len(k), dtype=k.dtype), y_train, lr=lr, reduction=reduction)
-    nngp, noise = both.nngp.astype(dynamics.y.dtype), noise.astype(dynamics.y.dtype)
-    root, is_triangular = _factor(nngp)
-    return Ensemble(net, x_train, dynamics, nngp, root, noise, train, is_triangular)
+    both = kernels_of(net, x_train)
+    made = ensemble_from_kernels(both, y_train, lr=lr, reduction=reduction, train=train, noise=noise)
+    return Ensemble(net, x_train, made.nngp, made.k, made.y, made.lr, made.noise, train)
 
 
-def _factor(nngp: Array) -> tuple[Array, bool]:
-    """(B, is it triangular) with B B^T = K: by Cholesky, ten times faster, or by eigenvectors if K is near singular."""
-    if checks.is_concrete(nngp):
-        root, is_safe = _cholesky(nngp)
-        if is_safe:
-            return root, True
-    return _root(nngp), False
+def ensemble_from_kernels(
+    k_train_train: Any,
+    y_train: ArrayLike,
+    *,
+    lr: ArrayLike = 1.0,
+    reduction: str = "sum",
+    train: str = "all",
+    noise: ArrayLike = 0.0,
+) -> Ensemble:
+    """`ensemble` from kernel matrices: empirical ones, stored ones, or your own.
+
+    `k_train_train` has `.nngp` and `.ntk`, each (n, n), or is one matrix that stands for both. Test points are given as
+    `.at_kernels(k_test_train, k_test_test).predict(t)`.
+
+    >>> import jax.numpy as jnp
+    >>> made = ensemble_from_kernels(jnp.eye(2), jnp.ones(2), train="last_layer", noise=1.0)
+    >>> law = made.at_kernels(jnp.array([[1.0, 0.0]]), jnp.eye(1)).predict(jnp.inf)
+    >>> float(law.mean[0]), float(law.covariance[0, 0])
+    (0.5, 0.5)
+
+    Raises:
+        TypeError, ValueError: as `ensemble`.
+    """
+    checks.one_of(train, "train", tuple(KERNELS))
+    nngp, k = _pair(k_train_train, train)
+    k, y, _ = train_kernel(k, y_train)
+    nngp = checks.as_kernel_matrix(nngp, "the NNGP").astype(k.dtype)
+    if nngp.shape != k.shape:
+        raise ValueError(f"Expected two kernels of the same points, got shapes {nngp.shape} and {k.shape}.")
+    return Ensemble(None, None, nngp, k, y, rate_of(lr, reduction, y), one_number(noise, "noise", k.dtype), train)
 
 
-@jax.jit
-def _cholesky(k):
-    root = jnp.linalg.cholesky(k)
-    pivots = jnp.square(jnp.diagonal(root))
-    return root, pivots.min() > 1e3 * rank_tolerance(pivots.max(), len(k))  # False for NaN
+def kernels_of(net: Any, x1: Array, x2: Array | None = None) -> Any:
+    """Something with `.nngp` and `.ntk` (or one matrix) from a network, or from any function k(x1, x2)."""
+    if isinstance(net, Layer) or not callable(net):
+        return kernel(net, x1, x2)
+    return net(x1, x1 if x2 is None else x2)
 
 
-@jax.jit
-def _root(k):
-    eigenvalues, modes = eigenmodes(k)
-    return modes * jnp.sqrt(eigenvalues)
+def _pair(kernels, train):
+    """(NNGP, training kernel) of an object that has both, or one matrix for both."""
+    if not hasattr(kernels, "nngp"):
+        return kernels, kernels
+    return kernels.nngp, getattr(kernels, KERNELS[train])
 
 
-def _roots(covariance):
-    return jax.vmap(_root)(covariance) if covariance.ndim == 3 else _root(covariance)
+def posterior(net: Layer | Callable, x: ArrayLike, y: ArrayLike, noise: ArrayLike) -> "Posterior":
+    """The Gaussian-process posterior of infinitely wide networks, given targets with noise of variance `noise`.
+
+    mean = K_xX (K_XX + noise)^{-1} y,  covariance = K_xx - K_xX (K_XX + noise)^{-1} K_Xx,  with K the NNGP
+
+    It is where the last layer's `ensemble` ends. `net`, `x` (n, ...) and `y` (n,) or (n, o) are as there.
+
+    >>> import jax.numpy as jnp
+    >>> from ntkbook import Dense, Erf, serial
+    >>> posterior(serial(Dense(8), Erf(), Dense(1)), jnp.eye(3), jnp.ones(3), noise=0.1).predict(jnp.eye(3)).mean.shape
+    (3,)
+
+    Raises:
+        TypeError, ValueError: as `ensemble`.
+
+    Rasmussen and Williams 2006, eqs. 2.25 and 2.26; Lee et al. 2018.
+    """
+    return Posterior(ensemble(net, x, y, train="last_layer", noise=noise))
 
 
-@partial(jax.jit, static_argnums=3)
-def _condition(root, cross, own, is_triangular):
-    """f_0(x) given f_0(X) = root e: (m, n) what e explains, and a root of the covariance of the rest."""
-    if is_triangular:
-        explained = solve_triangular(root, cross.T, lower=True).T
-    else:  # the columns of the root are orthogonal, with the eigenvalues as squared lengths
-        explained = cross @ root * reciprocal(jnp.square(root).sum(axis=0))
-    return explained, _root(own - explained @ explained.T)
+def posterior_from_kernels(k_train_train: ArrayLike, y: ArrayLike, noise: ArrayLike) -> "Posterior":
+    """`posterior` from the covariance of the training points, (n, n). Test points come as `.predict_kernels(...)`.
+
+    >>> import jax.numpy as jnp
+    >>> posterior_from_kernels(jnp.eye(2), jnp.ones(2), 1.0).predict_kernels(jnp.eye(2)[:1], jnp.eye(1)).covariance
+    Array([[0.5]], dtype=...)
+    """
+    return Posterior(ensemble_from_kernels(k_train_train, y, train="last_layer", noise=noise))
 
 
-@jax.jit
-def _mean(at: Conditioned, t: Array) -> Array:
-    dynamics, y = at.dynamics, at.dynamics.y
-    if at.k_test_train is None:  # A = 1 - decay - noise gain, without the rounding of k gain
-        return y - over_times("decay", dynamics, t, y) - at.noise * over_times("gain", dynamics, t, y)
-    gain = over_times("gain", dynamics, t, y)
-    return jnp.einsum("mn,tn...->tm..." if t.ndim else "mn,n...->m...", at.k_test_train, gain)
+@pytree
+class Posterior:
+    """A Gaussian-process posterior; see `posterior`."""
 
+    ensemble: Any
 
-@jax.jit
-def _covariances(at: Conditioned, t: Array) -> Array:
-    if not t.ndim:
-        return _covariance(at, t)
-    return jax.lax.map(lambda t: _covariance(at, t), t)  # one after another, in the memory of one
+    def predict(self, x_test: ArrayLike | None = None, covariance: bool = True) -> Gaussian:
+        """Mean and covariance of the function at `x_test`, or at the training points without it."""
+        return self.ensemble.at(x_test).predict(jnp.inf, covariance=covariance)
 
-
-@jax.custom_jvp
-def _covariance(at: Conditioned, t: Array) -> Array:
-    """A sum of B B^T: what f_t(x) takes from e, from e', and from the noise of the targets."""
-    pull, keep = _pull(at, t)
-    if at.k_test_train is None:
-        parts = [keep @ at.root]
-    else:
-        parts = [at.explained - pull @ at.root, at.rest]
-    parts.append(jnp.sqrt(at.noise) * pull)
-    total = jnp.sum(jnp.stack([part @ part.T for part in parts]), 0)
-    return (total + total.T) / 2  # not every product routine gives B B^T equal halves, to the last bit
-
-
-@_covariance.defjvp
-def _(primals, tangents):
-    """The derivative of the same covariance without roots: those have none where eigenvalues coincide."""
-    return _covariance(*primals), jax.jvp(_covariance_by_differences, primals, tangents)[1]
-
-
-def _covariance_by_differences(at, t):
-    pull, keep = _pull(at, t)
-    if at.k_test_train is None:
-        assert keep is not None
-        return keep @ at.nngp_train @ keep.T + at.noise * pull @ pull.T
-    shared = pull @ jnp.asarray(at.nngp_test_train).T
-    return at.nngp_test - shared - shared.T + pull @ at.nngp_train @ pull.T + at.noise * pull @ pull.T
-
-
-def _pull(at, t):
-    """(A, 1 - A) with f_t = f_0 + A (y - f_0(X)); the second one at the training points only."""
-    if at.k_test_train is not None:
-        return over_times("gain", at.dynamics, t, at.k_test_train.T).T, None
-    eye = jnp.eye(len(at.root), dtype=at.root.dtype)
-    keep = over_times("decay", at.dynamics, t, eye) + at.noise * over_times("gain", at.dynamics, t, eye)
-    return eye - keep, keep
+    def predict_kernels(
+        self, k_test_train: ArrayLike, k_test_test: ArrayLike | None = None, covariance: bool = True
+    ) -> Gaussian:
+        """The same at points given by their covariances with the training points, (m, n), and among them, (m, m)."""
+        return self.ensemble.at_kernels(k_test_train, k_test_test).predict(jnp.inf, covariance=covariance)

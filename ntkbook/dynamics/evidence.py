@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 
 from .. import checks
 from ..networks.kernel import Layer, kernel
-from ..pytrees import pytree
+from ..pytrees import pytree, tunable, with_tunable
+from .protocol import one_number
 
 
 def log_marginal_likelihood(
@@ -28,18 +29,21 @@ def log_marginal_likelihood(
     Differentiable in the leaves of `net` and in `noise`: in forward mode for every network (`jax.jacfwd`), in reverse
     mode for those without a traced depth. With get="ntk" it is the evidence of the process whose covariance is the NTK.
 
+    >>> from ntkbook import Dense
+    >>> float(log_marginal_likelihood(Dense(1), jnp.zeros((1, 2)), jnp.zeros(1), noise=1.0).round(3))
+    -0.919
+
     Raises:
-        TypeError, ValueError: as `kernel`; for a negative `noise` and targets of another length; ValueError if
-            K + noise is not positive definite.
+        TypeError, ValueError: as `kernel`; for a `noise` that is not one number, zero or positive, and targets of
+            another length; ValueError if K + noise is not positive definite.
 
     Rasmussen and Williams 2006, eq. 2.30.
     """
     checks.one_of(get, "get", ("nngp", "ntk"))
-    checks.non_negative(noise, "noise")
     x, y = checks.as_array(x, "x"), checks.as_array(y, "y", ndim=(1, 2))
     checks.same_length(x.shape[0], y, "y")
-    evidence = _evidence(getattr(kernel(net, x), get), y, noise)
-    if checks.is_concrete(evidence) and not np.isfinite(np.asarray(evidence)):
+    evidence = _evidence(getattr(kernel(net, x), get), y, one_number(noise, "noise", y.dtype))
+    if checks.is_concrete(evidence) and not jnp.isfinite(evidence):
         raise ValueError(
             f"Expected a kernel plus noise that is positive definite, got a singular one with noise={noise}. "
             "Equal inputs? Raise noise, or use float64."
@@ -66,124 +70,88 @@ class Fit:
     evidence: Any  # (steps + 1,), log marginal likelihood after each step
     path: dict[str, Any]  # name of a hyperparameter -> its value after each step
 
-    def plot(self, axes: Any = None) -> Any:
-        """The path on two axes, evidence and hyperparameters; returns the axes."""
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            _, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-        axes[0].plot(self.evidence, color="#CC79A7")
-        axes[0].set(xlabel="step", ylabel="log marginal likelihood (nats)")
-        for (name, values), style in zip(self.path.items(), ("-", "--", "-.", ":") * len(self.path)):
-            axes[1].plot(values, style)
-            axes[1].annotate(name, (len(values) - 1, values[-1]))
-        axes[1].set(xlabel="step", ylabel="hyperparameter")
-        return axes
-
 
 def fit(
     net: Layer,
     x: ArrayLike,
     y: ArrayLike,
+    noise: ArrayLike = 0.1,
     *,
-    noise: float = 0.1,
     get: str = "nngp",
     steps: int = 100,
     optimizer: Any = None,
     progress: bool = False,
 ) -> Fit:
-    """Learn every real number of `net`, and the noise, by maximizing the evidence.
+    """Learn the numbers of `net` that may be tuned, and the noise, by maximizing the evidence.
 
-    By default L-BFGS-B of scipy, which stops when it has converged; or any optax `optimizer`, for `steps` steps. The
-    noise moves on a log scale. Whole numbers (the times of `Repeat`) stay. A bias scale that starts at
-    exactly 0 stays there, as only its square matters.
+    By default L-BFGS, until the evidence no longer grows; or any optax `optimizer`, for `steps` steps. The noise moves
+    on a log scale above a floor of rounding. What may be tuned says its field (`tunable(net)` lists it): not depths,
+    nor the epsilon of a `LayerNorm`. A bias scale that starts at exactly 0 stays there, as only its square matters.
+
+    >>> from ntkbook import Dense
+    >>> x = jnp.array([[-1.0], [0.5], [1.0]])
+    >>> found = fit(Dense(1), x, 2 * x[:, 0] + 0.1, noise=0.1)
+    >>> bool(found.evidence[-1] > found.evidence[0]), sorted(found.path)
+    (True, ['W_std', 'b_std', 'noise'])
 
     Raises:
         TypeError, ValueError: as `log_marginal_likelihood`; ValueError for a noise that is not positive.
     """
+    import optax
+    from tqdm.auto import tqdm
+
     checks.positive_int(steps, "steps")
     start = float(log_marginal_likelihood(net, x, y, noise=noise, get=get))  # all checks of the arguments
     if not noise > 0:
         raise ValueError(f"Expected a positive noise to start from, got {noise}.")
     x, y = checks.as_array(x, "x"), checks.as_array(y, "y")
-    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(net)]
-    tuned = [(name, float(leaf)) for name, leaf in leaves if _is_tuned(leaf)]
-    names, values = [name.lstrip(".") for name, _ in tuned] + ["noise"], [value for _, value in tuned]
-    theta = np.array([*values, np.log(noise)])
-    floor = np.log(1e4 * float(jnp.finfo(y.dtype).eps) * float(jnp.diagonal(getattr(kernel(net, x), get)).mean()))
+    tuned = tunable(net)
+    names = [number.path for number in tuned]
+    floor = 1e4 * float(jnp.finfo(y.dtype).eps) * float(jnp.diagonal(getattr(kernel(net, x), get)).mean())
+    log_noise = np.log(max(float(noise) - floor, floor * 1e-3))
+    bounds = np.array([(number.low, number.high) for number in tuned] + [(-np.inf, np.inf)]).T
+    theta = jnp.asarray([*(float(number.value) for number in tuned), log_noise], y.dtype)
+    loss = lambda theta: -_evidence_at(theta, net, x, y, floor, get)
+    search = optax.with_extra_args_support(optax.lbfgs() if optimizer is None else optimizer)
 
-    def value_and_slope(theta):
-        slope, value = _slope_and_value(jnp.asarray(theta).astype(y.dtype), net, x, y, get)
-        if not np.isfinite(np.asarray(slope)).all():
-            raise ValueError(f"Expected a finite evidence on the way, got {value} at {dict(zip(names, theta))}.")
-        return float(value), np.asarray(slope, float)
-
-    trail = [(theta, start)]
-    search = _by_scipy if optimizer is None else _by_optax
-    search(value_and_slope, theta, floor, steps, optimizer, trail, progress)
-    path = np.array([theta for theta, _ in trail])
-    path[:, -1] = np.exp(path[:, -1])
-    scales = [name.endswith("_std") for name in names]
-    path[:, scales] = np.abs(path[:, scales])  # only their squares matter
-    evidence = np.array([value for _, value in trail])
-    best = path[evidence.argmax()]
-    return Fit(
-        _with_numbers(net, [float(number) for number in best[:-1]]), float(best[-1]), evidence, dict(zip(names, path.T))
-    )
-
-
-def _by_scipy(value_and_slope, theta, floor, steps, _, trail, progress):
-    from scipy.optimize import minimize
-
-    bar = _bar(steps, progress)
-    bounds = [(None, None)] * (len(theta) - 1) + [(floor, None)]
-
-    def record(theta):
-        trail.append((theta.copy(), value_and_slope(theta)[0]))
-        bar.update()
-
-    negative = lambda theta: tuple(-part for part in value_and_slope(theta))
-    minimize(negative, theta, jac=True, method="L-BFGS-B", bounds=bounds, callback=record, options={"maxiter": steps})
-    bar.close()
-
-
-def _by_optax(value_and_slope, theta, floor, steps, optimizer, trail, progress):
-    import optax
-
-    bar = _bar(steps, progress)
-    state = optimizer.init(jnp.asarray(theta))
-    for _ in range(steps):
-        _, slope = value_and_slope(theta)
+    @jax.jit
+    def step(theta, state):
+        value, slope = jax.value_and_grad(loss)(theta)
         with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in whole numbers
-            change, state = optimizer.update(jnp.asarray(-slope), state, jnp.asarray(theta))
-        theta = np.array(optax.apply_updates(jnp.asarray(theta), change), float)
-        theta[-1] = max(theta[-1], floor)
-        trail.append((theta, value_and_slope(theta)[0]))
-        bar.update()
-    bar.close()
+            change, state = search.update(slope, state, theta, value=value, grad=slope, value_fn=loss)
+            theta = jnp.clip(optax.apply_updates(theta, change), *bounds.astype(theta.dtype))
+        return theta, state, -loss(theta)
+
+    state, trail, evidence = search.init(theta), [theta], [start]
+    for _ in tqdm(range(steps), disable=not progress, desc="evidence"):
+        theta, state, value = step(theta, state)
+        if not (jnp.isfinite(theta).all() and jnp.isfinite(value)):
+            raise ValueError(
+                f"Expected a finite evidence on the way, got {value} at {[*names, 'log noise']} = {theta}."
+            )
+        trail.append(theta)
+        evidence.append(float(value))
+        if optimizer is None and evidence[-1] - evidence[-2] <= 1e-9 * abs(evidence[-1]):
+            break
+    path = np.array(trail, float)
+    path[:, -1] = floor + np.exp(path[:, -1])
+    scales = [name.endswith("_std") for name in names] + [False]
+    path[:, scales] = np.abs(path[:, scales])  # only their squares matter
+    *best, best_noise = map(float, path[np.argmax(evidence)])
+    return Fit(with_tunable(net, best), best_noise, np.array(evidence), dict(zip([*names, "noise"], path.T)))
 
 
-def _bar(steps, progress):
-    from tqdm.auto import tqdm
-
-    return tqdm(total=steps, disable=not progress, desc="evidence")
-
-
-def _is_tuned(leaf):
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.ndim(leaf) == 0
+def _evidence_of(theta, net, x, y, floor, get):
+    k = getattr(kernel(with_tunable(net, list(theta[:-1])), x), get)
+    return _evidence(k, y, floor + jnp.exp(theta[-1]))
 
 
-def _with_numbers(net, numbers):
-    leaves, tree = jax.tree.flatten(net)
-    numbers = iter(numbers)
-    return jax.tree.unflatten(tree, [next(numbers) if _is_tuned(leaf) else leaf for leaf in leaves])
+def _with_slope(theta, *others):
+    """Few numbers and possibly a depth that is traced: forward mode, also where an optimizer asks for the reverse."""
+    value = lambda theta: (_evidence_of(theta, *others),) * 2
+    slope, value = jax.jacfwd(value, has_aux=True)(theta)
+    return value, slope
 
 
-def _evidence_at(theta, net, x, y, get):
-    net = _with_numbers(net, [theta[i] for i in range(len(theta) - 1)])
-    value = _evidence(getattr(kernel(net, x), get), y, jnp.exp(theta[-1]))
-    return value, value
-
-
-# Few numbers and possibly a depth that is traced: forward mode
-_slope_and_value = jax.jit(jax.jacfwd(_evidence_at, has_aux=True), static_argnames="get")
+_evidence_at = jax.custom_vjp(_evidence_of, nondiff_argnums=(5,))
+_evidence_at.defvjp(_with_slope, lambda get, slope, change: (change * slope, None, None, None, None))

@@ -2,8 +2,8 @@
 
 Two clocks: `FlowClock` (gradient flow) and `StepClock` (gradient descent with heavy-ball momentum). Each gives, for
 an eigenvalue lambda, the `decay` of the residual and the `gain` of the coefficients, gain = (1 - decay)/lambda; the
-prediction at any point is k(x, X) gain(K) (y - f0). `apply_mode_function` applies one of them to vectors, with a
-derivative that exists also where eigenvalues coincide. Notebook 05 derives both clocks.
+prediction at any point is k(x, X) gain(K) (y - f0). `apply_mode_function` applies a function of a clock and eigenvalues
+to vectors, with a derivative that exists also where eigenvalues coincide. Notebook 05 derives both clocks.
 """
 
 from functools import partial
@@ -137,46 +137,61 @@ def _pseudo_inverse(eigenvalues):
     return jnp.where(eigenvalues > 0, 1 / jnp.where(eigenvalues > 0, eigenvalues, 1), 0)
 
 
+def decay(clock: FlowClock | StepClock, eigenvalues: jax.Array) -> jax.Array:
+    """What is left of the residual in each mode."""
+    return clock.decay(eigenvalues)
+
+
+def gain(clock: FlowClock | StepClock, eigenvalues: jax.Array) -> jax.Array:
+    """The coefficient of each mode, per unit of residual at the start."""
+    return clock.gain(eigenvalues)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def apply_mode_function(which, k, eigenvalues, modes, clock, v):
-    """h(K) v = Q diag(h(lambda)) Q^T v, with h the `decay` or the `gain` of `clock`; v is (n, m).
+def apply_mode_function(h, k, eigenvalues, modes, clock, v):
+    """h(K) v = Q diag(h(clock, lambda)) Q^T v, with h `decay` or `gain`; v is (N, m).
 
     (eigenvalues, modes) are those of `k`. The derivative in K is that of Daleckii and Krein, Q (H * (Q^T dK Q)) Q^T v
     with H the divided differences of h: unlike the derivative of eigenvectors it is finite for equal eigenvalues, which
     every symmetric data set has.
     """
-    return modes @ (getattr(clock, which)(eigenvalues)[:, None] * (modes.T @ v))
+    return modes @ (h(clock, eigenvalues)[:, None] * (modes.T @ v))
+
+
+def is_zero(tangent):
+    """Is this tangent known to be zero when the derivative is traced?"""
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def dense_tangent(tangent):
+    """A tree of tangents with arrays of zeros in place of symbolic ones."""
+    fill = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if is_zero(leaf) else leaf
+    return jax.tree.map(fill, tangent, is_leaf=is_zero)
 
 
 @partial(apply_mode_function.defjvp, symbolic_zeros=True)
-def _(which, primals, tangents):
+def _(h, primals, tangents):
     k, eigenvalues, modes, clock, v = primals
     dk, _, _, dclock, dv = tangents
     w = modes.T @ v
-    h = lambda clock: getattr(clock, which)(eigenvalues)
-    is_zero = lambda leaf: isinstance(leaf, jax.custom_derivatives.SymbolicZero)
-    value, change = h(clock), jnp.zeros_like(w)
+    value, change = h(clock, eigenvalues), jnp.zeros_like(w)
     if not is_zero(dk):
-        change += (_divided_differences(which, eigenvalues, clock) * (modes.T @ (dk + dk.T) @ modes / 2)) @ w
+        change += (_divided_differences(h, eigenvalues, clock) * (modes.T @ (dk + dk.T) @ modes / 2)) @ w
     if not is_zero(dv):
         change += value[:, None] * (modes.T @ dv)
-    moving = jax.tree.leaves(dclock, is_leaf=is_zero)
-    if not all(map(is_zero, moving)):
-        dense = [jnp.zeros(leaf.shape, leaf.dtype) if is_zero(leaf) else leaf for leaf in moving]
-        dclock = jax.tree.unflatten(jax.tree.structure(clock), dense)
-        change += jax.jvp(h, (clock,), (dclock,))[1][:, None] * w
+    if not all(map(is_zero, jax.tree.leaves(dclock, is_leaf=is_zero))):
+        change += jax.jvp(lambda clock: h(clock, eigenvalues), (clock,), (dense_tangent(dclock),))[1][:, None] * w
     return modes @ (value[:, None] * w), modes @ change
 
 
-def _divided_differences(which, eigenvalues, clock):
+def _divided_differences(h, eigenvalues, clock):
     """(h(a) - h(b))/(a - b) for all pairs; for close ones the mean of h' between them, by Gauss-Legendre."""
-    h = getattr(clock, which)
     a, b = eigenvalues[:, None], eigenvalues[None, :]
     is_close = clock.is_close(a, b)
-    values = h(eigenvalues)
+    values = h(clock, eigenvalues)
     far = (values[:, None] - values[None, :]) / jnp.where(is_close, 1, a - b)
     half = jnp.where(is_close, a - b, 0) / 2
     at = (a + b) / 2 + jnp.asarray(_NODES, half.dtype)[:, None, None] * half  # (nodes, n, n)
-    slopes = jax.jvp(h, (at,), (jnp.ones_like(at),))[1]
+    slopes = jax.jvp(partial(h, clock), (at,), (jnp.ones_like(at),))[1]
     close = jnp.tensordot(jnp.asarray(_WEIGHTS / 2, half.dtype), slopes, axes=1)
     return jnp.where(is_close, close, far)

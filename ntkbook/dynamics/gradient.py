@@ -6,6 +6,7 @@ t = inf cost a few products. Takes plain matrices: an infinite-width kernel, an 
 are in losses.py, large matrices in large.py. Notebooks 05 to 08 use it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,124 +17,75 @@ from jaxtyping import Array, Float
 
 from .. import checks
 from ..pytrees import pytree, static
-from .filters import FlowClock, StepClock, apply_mode_function
-from .large import DENSE_LIMIT, KrylovFlow, krylov_flow
-from .spectrum import eigenmodes
-from .targets import apply_at, flat_kernel, kernel_at, outputs_at, train_kernel, warn_of_rank
+from .filters import FlowClock, StepClock, apply_mode_function, decay, gain
+from .protocol import Training, flat_kernel, one_number, rate_of, train_kernel
+from .spectrum import eigenmodes, extreme_eigenvalues, largest_eigenvalue, refuse_indefinite, unit_of, warn_of_rank
+
+DENSE_LIMIT = 5000  # rows; the eigendecomposition takes about half a minute there, on two cores
 
 
 @pytree
-class Dynamics:
-    """A kernel, its modes and targets: the training of the linear model. See `gradient_flow`.
+class Dynamics(Training):
+    """A kernel, its modes and targets: the training of the linear model; its methods are those of `Training`.
 
-    Everywhere, t is a number or an array (T,); an array puts a leading axis T in front of the result. Targets of shape
-    (n,) give predictions (m,), targets (n, o) give (m, o). f0 is the function at t = 0: a number or an array of the
-    shape of the predictions.
+    The kernel is kept in units of `scale`, a power of two: then no product of it, of times and of rates can overflow.
     """
 
-    k: Any  # (N, N) with N = n, or n * o for a full kernel
-    eigenvalues: Any  # (N,) ascending, rounding ones exactly 0
+    unit_k: Any  # (N, N) with N = n, or n * o for a full kernel: K / scale
+    unit_eigenvalues: Any  # (N,) largest first, rounding ones exactly 0
     modes: Any  # (N, N)
+    scale: Any
     y: Any  # (n,) or (n, o)
     lr: Any  # in the units of the summed loss
     momentum: Any
-    kind: str = static(default="flow")
+    is_in_steps: bool = static(default=False)
     is_full: bool = static(default=False)
+
+    @property
+    def k(self) -> Array:
+        """The kernel matrix, (N, N)."""
+        return self.unit_k * self.scale
+
+    @property
+    def eigenvalues(self) -> Array:
+        """(N,), largest first; rounding ones are 0."""
+        return self.unit_eigenvalues * self.scale
 
     @property
     def rank(self) -> Array:
         """The number of eigenvalues that are not rounding."""
-        return jnp.sum(self.eigenvalues > 0)
+        return jnp.sum(self.unit_eigenvalues > 0)
 
-    def train(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
-        """The outputs at the training points: y + decay(K) (f0 - y). Lee et al. 2019, section 2.2."""
-        return self.y + self.residual(t, f0_train)
+    def _residual(self, t, f0):
+        return _residual(self, t, f0)  # decay(K) (f0 - y): K alpha would cost digits
 
-    def residual(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
-        """outputs - targets at the training points, to full relative precision however small."""
-        t = self._times(t)
-        return self._finite(_residual(self, t, outputs_at(f0_train, self.y.shape, self.y.dtype, "f0_train")), t)
-
-    def test(
-        self, t: ArrayLike, k_test_train: ArrayLike, f0_train: ArrayLike = 0.0, f0_test: ArrayLike = 0.0
-    ) -> Float[Array, "..."]:
-        """The outputs at other points: f0(x) + k(x, X) gain(K) (y - f0(X)).
-
-        `k_test_train` is (m, n), or (m, n, o, o) for a full kernel.
-
-        Raises:
-            TypeError, ValueError: for shapes that do not fit, times that are negative, or outputs that have overflowed.
-
-        Lee et al. 2019, section 2.2.
-        """
-        k = kernel_at(k_test_train, self.y, self.is_full)
-        t, dtype = self._times(t), self.y.dtype
-        f0_test = outputs_at(f0_test, (k.shape[0], *self.y.shape[1:]), dtype, "f0_test")
-        f0_train = outputs_at(f0_train, self.y.shape, dtype, "f0_train")
-        return self._finite(_test(self, t, k.astype(dtype), f0_train, f0_test), t)
-
-    def coefficients(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
-        """alpha(t) of the shape of y, with f_t(x) = f0(x) + sum_j k(x, x_j) alpha_j: each example's pull."""
-        t = self._times(t)
-        return self._finite(_coefficients(self, t, outputs_at(f0_train, self.y.shape, self.y.dtype, "f0_train")), t)
-
-    def omega(self, t: ArrayLike, jacobian: Any, f0_train: ArrayLike = 0.0) -> Any:
-        """theta(t) - theta(0) of the linear model, in the tree of its parameters: J^T gain(K) (y - f0).
-
-        `jacobian` is d f(x_train)/d theta at t = 0: each leaf has the shape of y, then that of its parameter, as
-        `jax.jacobian(f)(params, x_train)` gives it. The kernel must be J J^T. Lee et al. 2019, section 2.2.
-        """
-        alpha = self.coefficients(t, f0_train)
-        axes = self.y.ndim
-
-        def leaf(J):
-            J = checks.as_array(J, "jacobian").astype(alpha.dtype)
-            if J.shape[:axes] != self.y.shape:
-                raise ValueError(f"Expected leaves of jacobian to start with {self.y.shape}, got shape {J.shape}.")
-            return jnp.tensordot(alpha, J, axes=axes)
-
-        return jax.tree.map(leaf, jacobian)
+    def _solve(self, t, f0):
+        return _coefficients(self, t, f0)
 
     def _times(self, t):
-        checks.non_negative(t, "t")
-        t = jnp.asarray(t).astype(self.y.dtype)
-        if t.ndim > 1:
-            raise ValueError(f"Expected t to be a number or an array (T,), got shape {t.shape}.")
+        t = super()._times(t)
         if checks.is_concrete(t):
             host = np.asarray(t)
-            if self.kind == "steps" and (np.isfinite(host) & (host != np.floor(host))).any():
+            if self.is_in_steps and (np.isfinite(host) & (host != np.floor(host))).any():
                 raise ValueError(f"Expected t to count whole steps, got {t}. gradient_flow takes any t.")
-            if np.isinf(host).any():
+            if np.isinf(host).any() and checks.is_concrete(self):
                 self._check_limit()
         return t
 
     def _check_limit(self):
-        """At t = inf: an error where there is no limit, one warning where it is not the whole answer."""
-        if not checks.is_concrete(self):
-            return
-        eigenvalues, lr, momentum = (np.asarray(a) for a in (self.eigenvalues, self.lr, self.momentum))
-        if self.kind == "steps" and lr * eigenvalues[-1] >= 2 * (1 + momentum):
+        """At t = inf: an error where there is no limit, a warning where it is not the whole answer."""
+        top, most = float(self.lr * self.scale * self.unit_eigenvalues[0]), 2 * (1 + float(self.momentum))
+        if self.is_in_steps and top >= most:
             raise ValueError(
-                f"Expected a learning rate with a limit for t = inf, got lr * lambda_max = {lr * eigenvalues[-1]:.4g}, "
-                f"where steps diverge from {2 * (1 + momentum):.4g} on. Lower lr: see max_learning_rate."
+                f"Expected a learning rate with a limit for t = inf, got lr * lambda_max = {top:.4g}, where steps "
+                f"diverge from {most:.4g} on. Lower lr: see max_learning_rate."
             )
-        rank = int((eigenvalues > 0).sum())
-        if rank < len(eigenvalues):
-            warn_of_rank(rank, len(eigenvalues))
-
-    def _finite(self, outputs, t):
-        if checks.is_concrete(outputs) and not np.isfinite(np.asarray(outputs)).all():
-            top = float(np.asarray(self.lr) * np.asarray(self.eigenvalues)[-1]) if checks.is_concrete(self) else np.nan
-            raise ValueError(
-                f"Expected finite outputs in {outputs.dtype}, got an overflow at t up to {np.max(np.asarray(t)):.4g}, "
-                f"with lr * lambda_max = {top:.4g}. Steps diverge above 2 (1 + momentum): lower lr."
-            )
-        return outputs
+        warn_of_rank(int(self.rank), len(self.unit_eigenvalues))
 
 
 def gradient_flow(
     k_train_train: ArrayLike, y_train: ArrayLike, *, lr: ArrayLike = 1.0, reduction: str = "sum", method: str = "auto"
-) -> Dynamics | KrylovFlow:
+) -> Training:
     """Training in continuous time on 1/2 sum |f - y|^2 ("sum"), or that over n ("mean"), with a constant kernel.
 
     f_t(X) = y + exp(-lr K t) (f_0(X) - y)
@@ -143,23 +95,26 @@ def gradient_flow(
     `y_train` is (n,) or (n, o). A singular kernel is used as it is: directions without an eigenvalue do not learn, and
     t = inf is the pseudo-inverse limit, with a warning that says the rank.
 
-    Beyond 5000 rows (`large.DENSE_LIMIT`) the result is a `KrylovFlow` with the same `train` and `test`, which takes
-    products with the kernel in place of its eigendecomposition; `method` is "auto", "eigh" or "krylov".
+    Beyond 5000 rows (`DENSE_LIMIT`) the result is a `KrylovFlow` with the same methods, which takes products with
+    the kernel in place of its eigendecomposition; `method` is "auto", "eigh" or "krylov".
 
-    >>> flow = gradient_flow(k_train_train, y_train, lr=0.1)
-    >>> flow.test(jnp.array([0.0, 10.0, jnp.inf]), k_test_train)
+    >>> import jax.numpy as jnp
+    >>> flow = gradient_flow(jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0]), lr=0.1)
+    >>> flow.test(jnp.array([0.0, 10.0, jnp.inf]), jnp.array([[1.0, 0.5]])).round(3)
+    Array([0.   , 0.393, 1.   ], dtype=...)
 
     Raises:
-        TypeError, ValueError: for a kernel that is not square, symmetric and finite, targets of another length,
-            a negative `lr`, or an unknown `reduction`.
+        TypeError, ValueError: for a kernel that is not square, symmetric, positive semi-definite and finite, targets of
+            another length, a negative `lr`, or an unknown `reduction`.
 
     Jacot et al. 2018, section 5; Lee et al. 2019, section 2.2; derived in notebook 05.
     """
     checks.one_of(method, "method", ("auto", "eigh", "krylov"))
-    is_large = checks.is_concrete(k_train_train, y_train, lr) and np.ndim(k_train_train) == 2
-    if method == "krylov" or (method == "auto" and is_large and np.shape(k_train_train)[0] > DENSE_LIMIT):
+    if method == "krylov" or (method == "auto" and is_large(k_train_train, y_train, lr)):
+        from .large import krylov_flow
+
         return krylov_flow(k_train_train, y_train, lr=lr, reduction=reduction)
-    return _dynamics(k_train_train, y_train, lr, 0.0, reduction, "flow")
+    return _dynamics(k_train_train, y_train, lr, 0.0, reduction, False)
 
 
 def gradient_descent(
@@ -177,28 +132,36 @@ def gradient_descent(
     Otherwise as `gradient_flow`. Steps converge for lr * lambda_max < 2 (1 + momentum): see `max_learning_rate`.
     Derivatives with respect to t are 0.
 
+    >>> import jax.numpy as jnp
+    >>> float(gradient_descent(2 * jnp.eye(1), jnp.ones(1), lr=0.25).train(3)[0])
+    0.875
+
     Raises:
         TypeError, ValueError: as `gradient_flow`; ValueError for a momentum outside [0, 1).
 
     Lee et al. 2019, section 2; Polyak 1964.
     """
     checks.momentum(momentum)
-    return _dynamics(k_train_train, y_train, lr, momentum, reduction, "steps")
+    return _dynamics(k_train_train, y_train, lr, momentum, reduction, True)
 
 
-def _dynamics(k, y, lr, momentum, reduction, kind):
-    checks.one_of(reduction, "reduction", ("sum", "mean"))
-    checks.non_negative(lr, "lr")
+def is_large(k: Any, *others: Any) -> bool:
+    """Is this kernel matrix beyond `DENSE_LIMIT`, and known now?"""
+    return np.ndim(k) == 2 and np.shape(k)[0] > DENSE_LIMIT and checks.is_concrete(k, *others)
+
+
+def _dynamics(k, y, lr, momentum, reduction, is_in_steps):
     k, y, is_full = train_kernel(k, y)
-    lr, momentum = (jnp.asarray(number).astype(y.dtype) for number in (lr, momentum))
-    if lr.ndim or momentum.ndim:
-        raise ValueError(f"Expected one lr and one momentum, got shapes {lr.shape} and {momentum.shape}. Use vmap?")
-    lr = lr / y.shape[0] if reduction == "mean" else lr
-    eigenvalues, modes = _eigenmodes(k)
-    return Dynamics(k, eigenvalues, modes, y, lr, momentum, kind, is_full)
+    lr, momentum = rate_of(lr, reduction, y), one_number(momentum, "momentum", y.dtype)
+    k, eigenvalues, modes, scale = _scaled_modes(k)
+    refuse_indefinite(eigenvalues, "k_train_train")
+    return Dynamics(k, eigenvalues, modes, scale, y, lr, momentum, is_in_steps, is_full)
 
 
-_eigenmodes = jax.jit(eigenmodes)
+@jax.jit
+def _scaled_modes(k):
+    scale = unit_of(k)
+    return k / scale, *eigenmodes(k / scale), scale
 
 
 def max_learning_rate(k: ArrayLike, *, momentum: ArrayLike = 0.0, reduction: str = "sum") -> Float[Array, ""]:
@@ -206,47 +169,58 @@ def max_learning_rate(k: ArrayLike, *, momentum: ArrayLike = 0.0, reduction: str
 
     `k` is (n, n), or the full (n, n, o, o). Lee et al. 2019, section 2; with momentum, Polyak 1964.
 
+    >>> import jax.numpy as jnp
+    >>> float(max_learning_rate(4 * jnp.eye(3)))
+    0.5
+
     Raises:
-        TypeError, ValueError: for a kernel that is not square, symmetric and finite, or words and numbers out of range.
+        TypeError, ValueError: as `gradient_flow`, or for words and numbers out of range.
     """
     checks.momentum(momentum)
-    eigenvalues, n = _extremes(k, reduction)
-    return 2 * (1 + jnp.asarray(momentum).astype(eigenvalues.dtype)) * n / eigenvalues[-1]
+    k, n = _kernel_and_count(k, reduction)
+    return 2 * (1 + one_number(momentum, "momentum", k.dtype)) * n / largest_eigenvalue(k)
 
 
 def critical_learning_rate(k: ArrayLike, *, reduction: str = "sum") -> Float[Array, ""]:
     """2/(lambda_min + lambda_max), times n for the mean loss: below it Theorem 2.1 of Lee et al. 2019 holds.
 
     It is also the step with the best worst rate over all modes. `k` is (n, n), or the full (n, n, o, o).
+
+    >>> import jax.numpy as jnp
+    >>> float(critical_learning_rate(jnp.diag(jnp.array([1.0, 3.0]))))
+    0.5
     """
-    eigenvalues, n = _extremes(k, reduction)
-    return 2 * n / (eigenvalues[0] + eigenvalues[-1])
+    k, n = _kernel_and_count(k, reduction)
+    return 2 * n / extreme_eigenvalues(k).sum()
 
 
-def _extremes(k, reduction):
+def _kernel_and_count(k, reduction):
     checks.one_of(reduction, "reduction", ("sum", "mean"))
     n = jnp.shape(k)[0] if reduction == "mean" and jnp.ndim(k) else 1
-    k, _ = flat_kernel(k, "k")
-    return _eigenmodes(k)[0], n
+    return flat_kernel(k, "k")[0], n
 
 
 # Evaluation: one compilation per shape, whatever t, lr, momentum and kernel are
 
 
-def _clock(dynamics: Dynamics, t: Array) -> FlowClock | StepClock:
-    lr, largest = dynamics.lr, jax.lax.stop_gradient(dynamics.eigenvalues[-1])
-    if dynamics.kind == "steps":
+def clock_at(dynamics: Dynamics, t: Array) -> FlowClock | StepClock:
+    """The clock of one time, in the units of the scaled kernel."""
+    lr, largest = dynamics.lr * dynamics.scale, jax.lax.stop_gradient(dynamics.unit_eigenvalues[0])
+    if dynamics.is_in_steps:
         return StepClock(lr, dynamics.momentum, t, largest)
     return FlowClock(jnp.where(lr > 0, lr * jnp.where(lr > 0, t, 0), 0), largest)  # lr = 0 at t = inf: nothing moves
 
 
-def over_times(which: str, dynamics: Dynamics, t: Array, v: Array) -> Array:
-    """decay(K) v or gain(K) v for v of the shape of y (or (N, m)), with a leading axis if t has one."""
-    columns = v.reshape(dynamics.k.shape[0], -1)
+def over_times(h: Callable, dynamics: Dynamics, t: Array, v: Array) -> Array:
+    """h(K) v, with h `decay` or `gain`, v of the shape of y (or (N, m)), and an axis in front if t has one.
+
+    The gain is that of K / scale: in the units of K it is this over `scale`.
+    """
+    columns = v.reshape(dynamics.unit_k.shape[0], -1)
 
     def at(t):
-        clock = _clock(dynamics, t)
-        out = apply_mode_function(which, dynamics.k, dynamics.eigenvalues, dynamics.modes, clock, columns)
+        clock = clock_at(dynamics, t)
+        out = apply_mode_function(h, dynamics.unit_k, dynamics.unit_eigenvalues, dynamics.modes, clock, columns)
         return out.reshape(v.shape)
 
     return jax.vmap(at)(t) if t.ndim else at(t)
@@ -254,16 +228,9 @@ def over_times(which: str, dynamics: Dynamics, t: Array, v: Array) -> Array:
 
 @jax.jit
 def _residual(dynamics, t, f0):
-    return over_times("decay", dynamics, t, f0 - dynamics.y)
+    return over_times(decay, dynamics, t, f0 - dynamics.y)
 
 
 @jax.jit
 def _coefficients(dynamics, t, f0):
-    return over_times("gain", dynamics, t, dynamics.y - f0)
-
-
-@jax.jit
-def _test(dynamics, t, k, f0, f0_test):
-    alpha = _coefficients(dynamics, t, f0)
-    at = lambda alpha: f0_test + apply_at(k, alpha, dynamics.is_full)
-    return jax.vmap(at)(alpha) if t.ndim else at(alpha)
+    return over_times(gain, dynamics, t, dynamics.y - f0) / dynamics.scale

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .. import checks
 from ..pytrees import pytree, static
-from .targets import outputs_at, outputs_elsewhere, train_kernel
+from .protocol import Training, rate_of, tolerance_of, train_kernel
+from .spectrum import refuse_indefinite, unit_of
 
 
 def squared(outputs: Array, targets: Array) -> Array:
@@ -32,8 +33,8 @@ LOSSES = {"squared": squared, "cross_entropy": cross_entropy}
 
 
 @pytree
-class FunctionFlow:
-    """Training with a loss of your choice; see `function_flow`. t, f0 and shapes are as in `Dynamics`."""
+class FunctionFlow(Training):
+    """Training with a loss of your choice; its methods are those of `Training`. See `function_flow`."""
 
     k: Any  # (n, n) or (n o, n o)
     y: Any
@@ -44,38 +45,20 @@ class FunctionFlow:
     is_full: bool = static(default=False)
     max_steps: int = static(default=100_000)
 
-    def train(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
-        """The outputs at the training points."""
-        alpha = self.coefficients(t, f0_train)
-        f0 = outputs_at(f0_train, self.y.shape, self.y.dtype, "f0_train")
-        return f0 + _kernel_times(self.k, alpha.reshape(-1, *self.y.shape)).reshape(alpha.shape)
-
-    def test(
-        self, t: ArrayLike, k_test_train: ArrayLike, f0_train: ArrayLike = 0.0, f0_test: ArrayLike = 0.0
-    ) -> Float[Array, "..."]:
-        """The outputs at other points, with `k_test_train` (m, n), or (m, n, o, o) for a full kernel."""
-        return outputs_elsewhere(self, t, k_test_train, f0_train, f0_test)
-
-    def coefficients(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
-        """alpha(t) of the shape of y, with f_t(x) = f0(x) + sum_j k(x, x_j) alpha_j.
-
-        Raises:
-            ValueError: for t = inf (a classifier's outputs grow for ever), or beyond `max_steps` of the solver.
-        """
-        checks.non_negative(t, "t")
-        t = jnp.asarray(t).astype(self.y.dtype)
-        if t.ndim > 1:
-            raise ValueError(f"Expected t to be a number or an array (T,), got shape {t.shape}.")
+    def _times(self, t):
+        t = super()._times(t)
         if checks.is_concrete(t) and np.isinf(np.asarray(t)).any():
             raise ValueError("Expected finite times, got t = inf. gradient_flow has the limit for the squared loss.")
-        f0 = outputs_at(f0_train, self.y.shape, self.y.dtype, "f0_train")
+        return t
+
+    def _solve(self, t, f0):
         alpha, is_done = _integrate(self, jnp.atleast_1d(t), f0)
-        if checks.is_concrete(alpha) and not (np.asarray(is_done) and np.isfinite(np.asarray(alpha)).all()):
+        if checks.is_concrete(alpha) and not (is_done and jnp.isfinite(alpha).all()):
             raise ValueError(
                 f"Expected an end at t = {float(t.max()):.4g} in {self.max_steps} solver steps, got stuck or overflow. "
                 "Its steps shrink as 1/(lr * lambda_max): ask for a smaller t, or raise max_steps."
             )
-        return alpha if t.ndim else alpha[0]
+        return alpha.reshape(*t.shape, *self.y.shape)
 
 
 def function_flow(
@@ -96,19 +79,24 @@ def function_flow(
     `loss` is "squared", "cross_entropy" (targets one-hot or probabilities, (n, o)), or a function of (outputs, targets)
     that sums over the examples; "mean" divides it by n. t counts steps of size lr: with momentum this is the continuous
     limit of heavy ball, theta'' = -(1 - b)/sqrt(lr) theta' - grad L at the time t sqrt(lr). Kernel and targets are as
-    in `gradient_flow`. The solver is an adaptive Runge-Kutta of order 5 with the stated relative and absolute
-    `tolerance`: by default 1e-8, or 1e-5 in float32. Differentiable in reverse mode. Under `jit`, a
-    solver that does not arrive gives NaN, never a wrong number.
+    in `gradient_flow`. The solver is an adaptive Runge-Kutta of order 5; its `tolerance` on each step is relative to
+    the outputs and to the slope of the loss at the start: by default 1e-8, or 1e-5 in float32. Differentiable in
+    reverse mode. Under `jit`, a solver that does not arrive gives NaN, never a wrong number.
+
+    >>> import jax.numpy as jnp
+    >>> flow = function_flow("cross_entropy", jnp.eye(2), jnp.eye(2))
+    >>> flow.train(1.0).round(3)
+    Array([[ 0.415, -0.415],
+           [-0.415,  0.415]], dtype=...)
 
     Raises:
-        TypeError, ValueError: as `gradient_flow`; ValueError for an unknown loss or a momentum outside [0, 1).
+        TypeError, ValueError: as `gradient_flow`; ValueError for an unknown loss, a momentum outside [0, 1), or a
+            tolerance out of reach.
 
     Lee et al. 2019, section 2.2 and its supplement on momentum.
     """
     if not callable(loss):
         checks.one_of(loss, "loss", tuple(LOSSES))
-    checks.one_of(reduction, "reduction", ("sum", "mean"))
-    checks.non_negative(lr, "lr")
     checks.positive_int(max_steps, "max_steps")
     if momentum is not None:
         checks.momentum(momentum)
@@ -117,32 +105,43 @@ def function_flow(
         raise ValueError(
             f"Expected one-hot targets (n, o) for the cross-entropy, got shape {y.shape}. See jax.nn.one_hot."
         )
-    lr = jnp.asarray(lr).astype(y.dtype) / (y.shape[0] if reduction == "mean" else 1)
+    lr = rate_of(lr, reduction, y)
+    refuse_indefinite(_proof(k), "k_train_train")
     momentum = None if momentum is None else jnp.asarray(momentum).astype(y.dtype)
-    if tolerance is None:
-        tolerance = 1e-8 if y.dtype == jnp.float64 else 1e-5
-    return FunctionFlow(k, y, lr, momentum, jnp.asarray(tolerance).astype(y.dtype), loss, is_full, max_steps)
+    tolerance = jnp.asarray(tolerance_of(tolerance, y.dtype)).astype(y.dtype)
+    return FunctionFlow(k, y, lr, momentum, tolerance, loss, is_full, max_steps)
 
 
-def _kernel_times(k, alpha):
-    """K alpha for alpha (T, n, o), with the columns of a full kernel in the order of its rows."""
-    return jax.vmap(lambda a: (k @ a.reshape(k.shape[0], -1)).reshape(a.shape))(alpha)
+@jax.jit
+def _proof(k):
+    """NaN for a kernel with a negative eigenvalue beyond rounding: its Cholesky factor fails then."""
+    unit, shift = unit_of(k), float(jnp.finfo(k.dtype).eps) ** 0.5
+    return jnp.linalg.cholesky(k / unit + shift * jnp.eye(len(k), dtype=k.dtype))[-1, -1]
 
 
 @jax.jit
 def _integrate(flow: FunctionFlow, times: Array, f0: Array) -> tuple[Array, Array]:
-    """(alpha at all times, in their order; did the solver get there)."""
+    """(alpha at all times, in their order; did the solver get there).
+
+    In units of the kernel, beta = scale * alpha with K / scale of norm about one, and of the time in which it moves
+    the outputs: then an error of beta is one of the outputs, whatever the kernel's size.
+    """
     import diffrax
 
-    loss = flow.loss if callable(flow.loss) else LOSSES[flow.loss]
+    scale = unit_of(flow.k)
+    k = flow.k / scale + 0 * _proof(flow.k)
     has_momentum = flow.momentum is not None
+    rate = jnp.sqrt(flow.lr * scale) if has_momentum else flow.lr * scale
+    friction = (1 - flow.momentum) / jnp.where(rate > 0, rate, 1) if has_momentum else None
+    times = times * rate
+    down = jax.grad(flow.loss if callable(flow.loss) else LOSSES[flow.loss])
 
     def slope(t, state, args):
-        alpha, velocity = state
-        outputs = f0 + _kernel_times(flow.k, alpha[None])[0]
-        force = -flow.lr * jax.grad(loss)(outputs, flow.y)
-        return (velocity, force - (1 - flow.momentum) * velocity) if has_momentum else (force, velocity)
+        beta, velocity = state
+        force = -down(f0 + (k @ beta.reshape(len(k), -1)).reshape(beta.shape), flow.y)
+        return (velocity, force - friction * velocity) if has_momentum else (force, velocity)
 
+    start = jax.lax.stop_gradient(jnp.abs(down(f0, flow.y)).max())
     order = jnp.argsort(times)
     zeros = jnp.zeros_like(flow.y)
     end = times.max()
@@ -154,11 +153,13 @@ def _integrate(flow: FunctionFlow, times: Array, f0: Array) -> tuple[Array, Arra
         dt0=None,
         y0=(zeros, zeros),
         saveat=diffrax.SaveAt(ts=times[order]),
-        stepsize_controller=diffrax.PIDController(rtol=flow.tolerance, atol=flow.tolerance),
+        stepsize_controller=diffrax.PIDController(
+            rtol=flow.tolerance, atol=flow.tolerance * jnp.where(start > 0, start, 1)
+        ),
         max_steps=flow.max_steps,
         throw=False,
     )
     is_done = diffrax.is_successful(solution.result)
-    alpha, _ = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
-    alpha = jnp.where(is_done, alpha, jnp.nan)
+    beta, _ = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
+    alpha = jnp.where(is_done, beta, jnp.nan) / scale
     return jnp.zeros_like(alpha).at[order].set(alpha), is_done

@@ -5,14 +5,18 @@ room turns kernels into modes, time constants, principal components and measures
 and knows no networks. Notebooks 05 and 07 use it.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse.linalg import lobpcg_standard
+from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from .. import checks
+from ..checks import warn
 from ..numerics import reciprocal
 from ..pytrees import pytree
 
@@ -22,11 +26,49 @@ def rank_tolerance(largest: Array, n: int) -> Array:
     return max(n, 20) * float(jnp.finfo(largest.dtype).eps) * largest
 
 
-def eigenmodes(k: Float[Array, "n n"]) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
-    """(lambda, Q) with K = Q diag(lambda) Q^T, ascending; what is rounding, negative or not, is exactly 0."""
+def eigenmodes(k: Float[Array, "n n"], size: Any = None) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
+    """(lambda, Q) with K = Q diag(lambda) Q^T, largest first; what is rounding, negative or not, is exactly 0.
+
+    All eigenvalues are NaN if one of them is more negative than rounding can make it, which is sqrt(eps) of `size`, by
+    default of the largest: a kink of an activation turns an error e of an angle into sqrt(e).
+    """
     eigenvalues, modes = jnp.linalg.eigh((k + k.T) / 2, symmetrize_input=False)
-    is_rounding = eigenvalues <= rank_tolerance(eigenvalues[-1], len(eigenvalues))
-    return jnp.where(is_rounding, 0, eigenvalues), modes
+    return _without_rounding(eigenvalues[::-1], size), modes[:, ::-1]
+
+
+def _without_rounding(eigenvalues, size=None):
+    size = jnp.abs(eigenvalues).max() if size is None else size
+    is_rounding = eigenvalues <= rank_tolerance(eigenvalues[0], len(eigenvalues))
+    is_indefinite = eigenvalues[-1] < -(float(jnp.finfo(eigenvalues.dtype).eps) ** 0.5) * size
+    return jnp.where(is_indefinite, jnp.nan, jnp.where(is_rounding, 0, eigenvalues))
+
+
+def refuse_indefinite(eigenvalues: Array, name: str) -> None:
+    """Raises ValueError for the NaN that `eigenmodes` makes of a kernel with negative eigenvalues."""
+    if checks.is_concrete(eigenvalues) and jnp.isnan(eigenvalues).any():
+        raise ValueError(
+            f"Expected {name} to be positive semi-definite, as every kernel is, got a negative eigenvalue. "
+            "A difference of kernels, or a matrix of similarities? Training on it would diverge."
+        )
+
+
+def warn_of_rank(rank: int, n: int) -> None:
+    """The one sentence about a kernel of `n` rows that is singular, if it is."""
+    if rank < n:
+        warn(
+            f"The kernel has rank {rank} of {n}: t = inf is the pseudo-inverse limit, and what the targets have "
+            "outside of the kernel's range is never learned. Equal inputs, or a network without biases?"
+        )
+
+
+def unit_of(k: Array) -> Array:
+    """A power of two at the size of the kernel, its largest sum over a row: from 1/2 of lambda_max upwards.
+
+    Dividing by it rounds nothing, and then squares of entries neither overflow nor vanish.
+    """
+    size = jax.lax.stop_gradient(jnp.abs(k).sum(axis=1).max())
+    size = jnp.where(size > 0, size, 1)
+    return size / jnp.frexp(size)[0]
 
 
 @pytree
@@ -68,42 +110,106 @@ def spectrum(k: ArrayLike, y: ArrayLike | None = None) -> Spectrum:
 
     `k` is (n, n); `y` is (n,) or (n, o). Eigenvalues that are rounding (see `rank_tolerance`) are 0.
 
+    >>> spectrum(jnp.diag(jnp.array([1.0, 4.0])), jnp.array([3.0, 1.0])).power
+    Array([0.1, 0.9], dtype=...)
+
     Raises:
         TypeError, ValueError: for a kernel that is not square, symmetric and finite, or a target of another length.
 
     Jacot et al. 2018, section 5.
     """
     k = checks.as_kernel_matrix(k, "k")
-    if y is None:
-        return _spectrum(k, None)
-    y = checks.as_array(y, "y", ndim=(1, 2))
-    checks.same_length(k.shape[0], y, "y")
-    dtype = jnp.promote_types(k.dtype, y.dtype)
-    return _spectrum(k.astype(dtype), y.astype(dtype))
+    if y is not None:
+        y = checks.as_array(y, "y", ndim=(1, 2))
+        checks.same_length(k.shape[0], y, "y")
+        dtype = jnp.promote_types(k.dtype, y.dtype)
+        k, y = k.astype(dtype), y.astype(dtype)
+    found = _spectrum(k, y)
+    refuse_indefinite(found.eigenvalues, "k")
+    return found
 
 
 @jax.jit
 def _spectrum(k, y):
     eigenvalues, modes = eigenmodes(k)
-    eigenvalues, modes = eigenvalues[::-1], modes[:, ::-1]
     return Spectrum(eigenvalues, modes, None if y is None else modes.T @ y)
 
 
-def eigenvalues_of(k: ArrayLike) -> Float[Array, "n"]:
-    """The eigenvalues alone, largest first, rounding ones 0."""
-    return _eigenvalues(checks.as_kernel_matrix(k, "k"))
+def eigenvalues_of(k: ArrayLike, name: str = "k") -> Float[Array, "n"]:
+    """The eigenvalues alone, largest first, rounding ones 0. Raises as `spectrum`."""
+    eigenvalues = _eigenvalues(checks.as_kernel_matrix(k, name))
+    refuse_indefinite(eigenvalues, name)
+    return eigenvalues
 
 
 @jax.jit
 def _eigenvalues(k):
-    eigenvalues = jnp.linalg.eigvalsh((k + k.T) / 2, symmetrize_input=False)[::-1]
-    return jnp.where(eigenvalues <= rank_tolerance(eigenvalues[0], len(eigenvalues)), 0, eigenvalues)
+    return _without_rounding(jnp.linalg.eigvalsh((k + k.T) / 2, symmetrize_input=False)[::-1])
+
+
+def largest_eigenvalue(k: Float[Array, "n n"]) -> Float[Array, ""]:
+    """The largest eigenvalue of a kernel matrix, without the others. Raises ValueError for an indefinite one."""
+    return _told(_extremes(False, k))[0]
+
+
+def extreme_eigenvalues(k: Float[Array, "n n"]) -> Float[Array, "2"]:
+    """The largest and the smallest eigenvalue of a kernel matrix, without the others."""
+    return _told(_extremes(True, k))
+
+
+def _told(eigenvalues):
+    refuse_indefinite(eigenvalues, "k")
+    return eigenvalues
+
+
+_DIRECT = 256  # rows up to which all eigenvalues are as fast
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(jax.jit, static_argnums=0)
+def _extremes(with_smallest, k):
+    """(largest, smallest) by LOBPCG (Knyazev 2001) on K and its inverse; by all eigenvalues where that is not safe.
+
+    A Cholesky factor is the proof that no eigenvalue is negative, and makes the products with the inverse.
+    """
+    ends = lambda: _eigenvalues(k)[jnp.array([0, -1])]
+    n = len(k)
+    if n <= _DIRECT:
+        return ends()
+    unit = unit_of(k)
+    shift = 0 if with_smallest else float(jnp.finfo(k.dtype).eps) ** 0.5
+    root = jnp.linalg.cholesky(k / unit + shift * jnp.eye(n, dtype=k.dtype))
+    largest, is_found = _dominant(lambda v: (k / unit) @ v, n, k.dtype)
+    smallest = jnp.zeros_like(largest)
+    if with_smallest:
+        inverse, is_found_too = _dominant(lambda v: cho_solve((root, True), v), n, k.dtype)
+        smallest = 1 / inverse
+        is_found &= is_found_too & (smallest > 1e3 * rank_tolerance(largest, n))
+    is_safe = is_found & jnp.isfinite(root[-1, -1])
+    return jax.lax.cond(is_safe, lambda: jnp.stack([largest, smallest]) * unit, ends)
+
+
+@_extremes.defjvp
+def _(with_smallest, primals, tangents):
+    return _extremes(with_smallest, *primals), jax.jvp(_eigenvalues, primals, tangents)[1][jnp.array([0, -1])]
+
+
+def _dominant(product, n, dtype):
+    """(the largest eigenvalue, is it exact to rounding) of a symmetric product."""
+    start = jax.random.normal(jax.random.key(0), (n, 2), dtype)
+    precision = float(jnp.finfo(dtype).eps) * n
+    values, vectors, _ = lobpcg_standard(product, start, 100, tol=precision)
+    gap = jnp.linalg.norm(product(vectors[:, :1])[:, 0] - values[0] * vectors[:, 0])
+    return values[0], gap <= 10 * precision * values[0]
 
 
 def effective_rank(k: ArrayLike, *, kind: str = "entropy") -> Float[Array, ""]:
     """How many modes matter, a number between 1 and n, from the shares p = lambda / trace.
 
     "entropy": exp(-sum p log p) (Roy and Vetterli 2007); "participation": 1 / sum p^2. Both are n for the identity.
+
+    >>> float(effective_rank(jnp.eye(4), kind="participation"))
+    4.0
 
     Raises:
         TypeError, ValueError: as `spectrum`; ValueError for a kernel that is zero, which has no shares.
@@ -118,10 +224,17 @@ def effective_rank(k: ArrayLike, *, kind: str = "entropy") -> Float[Array, ""]:
 
 
 def condition_number(k: ArrayLike) -> Float[Array, ""]:
-    """lambda_max / lambda_min, the ratio of the slowest to the fastest time constant; inf for a singular kernel."""
-    eigenvalues = eigenvalues_of(k)
-    _not_zero(eigenvalues[0], "k")
-    return eigenvalues[0] / eigenvalues[-1]
+    """lambda_max / lambda_min, the ratio of the slowest to the fastest time constant; inf for a singular kernel.
+
+    >>> float(condition_number(jnp.diag(jnp.array([4.0, 2.0]))))
+    2.0
+
+    Raises:
+        TypeError, ValueError: as `spectrum`; ValueError for a kernel that is zero.
+    """
+    largest, smallest = extreme_eigenvalues(checks.as_kernel_matrix(k, "k"))
+    _not_zero(largest, "k")
+    return largest / smallest
 
 
 @pytree
@@ -162,6 +275,9 @@ def kernel_pca(k: ArrayLike, n_components: int = 2, *, centered: bool = True) ->
     Without centring, the first one of a positive kernel is nearly a constant (Jacot et al. 2018, Fig. 3). The sign of a
     component is free; here its largest entry is positive.
 
+    >>> kernel_pca(jnp.eye(4), 2).scores.shape
+    (4, 2)
+
     Raises:
         TypeError, ValueError: as `spectrum`; ValueError for more components than points.
 
@@ -173,10 +289,16 @@ def kernel_pca(k: ArrayLike, n_components: int = 2, *, centered: bool = True) ->
     n = k.shape[0]
     if n_components > n:
         raise ValueError(f"Expected at most {n} components for {n} points, got n_components={n_components}.")
-    eigenvalues, modes = eigenmodes(center(k) if centered else k)
-    functions = modes[:, ::-1][:, :n_components] * n**0.5
+    eigenvalues, modes = _eigenmodes(center(k) if centered else k, k)
+    refuse_indefinite(eigenvalues, "k")
+    functions = modes[:, :n_components] * n**0.5
     peaks = jnp.take_along_axis(functions, jnp.abs(functions).argmax(axis=0)[None], axis=0)
-    return KernelPCA(eigenvalues[::-1][:n_components] / n, functions * jnp.sign(peaks), k, centered)
+    return KernelPCA(eigenvalues[:n_components] / n, functions * jnp.sign(peaks), k, centered)
+
+
+@jax.jit
+def _eigenmodes(k, original):
+    return eigenmodes(k, jnp.abs(original).sum(axis=1).max())
 
 
 def center(k: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -189,32 +311,33 @@ def alignment(k1: ArrayLike, k2: ArrayLike, *, centered: bool = True) -> Float[A
 
     <K1, K2> / (|K1| |K2|) in the Frobenius product, after centring both (CKA).
 
+    >>> float(alignment(jnp.diag(jnp.array([3.0, 4.0])), jnp.eye(2), centered=False).round(3))
+    0.99
+
     Raises:
         TypeError, ValueError: as `spectrum`; ValueError for another size, or a kernel that is zero (after centring).
 
     Cortes et al. 2012; Kornblith et al. 2019.
     """
-    k1, k2 = checks.as_kernel_matrix(k1, "k1"), checks.as_kernel_matrix(k2, "k2")
-    if k1.shape != k2.shape:
-        raise ValueError(f"Expected two kernels on the same points, got shapes {k1.shape} and {k2.shape}.")
-    dtype = jnp.promote_types(k1.dtype, k2.dtype)
-    k1, k2 = k1.astype(dtype), k2.astype(dtype)
+    k1, k2 = _two_kernels(k1, k2)
     checks.one_of(centered, "centered", (True, False))
     if centered:
         k1, k2 = _centered(k1, "k1"), _centered(k2, "k2")
-    norm1, norm2 = jnp.linalg.norm(k1), jnp.linalg.norm(k2)
-    _not_zero(norm1, "k1")
-    _not_zero(norm2, "k2")
-    return ((k1 / norm1) * (k2 / norm2)).sum()
+    return (_normalized(k1, "k1") * _normalized(k2, "k2")).sum()
 
 
 def label_alignment(k: ArrayLike, y: ArrayLike, *, centered: bool = False) -> Float[Array, ""]:
     """The alignment of a kernel with the ideal kernel of its labels, y y^T; (n,) or (n, o) labels.
 
     y^T K y / (|K| |y y^T|). Cristianini et al. 2001.
+
+    >>> float(label_alignment(jnp.ones((3, 3)), jnp.ones(3)).round(3))
+    1.0
     """
     y = checks.as_array(y, "y", ndim=(1, 2))
     y = y.reshape(len(y), -1)
+    peak = jnp.abs(y).max()
+    y = y / jnp.where(peak > 0, peak, 1)
     return alignment(k, y @ y.T, centered=centered)
 
 
@@ -222,12 +345,27 @@ def kernel_distance(k1: ArrayLike, k2: ArrayLike) -> Float[Array, ""]:
     """1 - <K1, K2> / (|K1| |K2|): how far a kernel has turned, 0 if it was only rescaled. Fort et al. 2020, eq. 3.
 
     Computed as half the squared distance of the normalized kernels, which keeps its digits for small turns.
+
+    >>> float(kernel_distance(jnp.eye(2), 5 * jnp.eye(2)))
+    0.0
     """
-    alignment(k1, k2, centered=False)  # its checks
-    k1, k2 = jnp.asarray(k1), jnp.asarray(k2)
+    k1, k2 = _two_kernels(k1, k2)
+    return jnp.square(_normalized(k1, "k1") - _normalized(k2, "k2")).sum() / 2
+
+
+def _two_kernels(k1, k2):
+    """Both checked, in one precision, and in units in which squares neither overflow nor vanish."""
+    k1, k2 = checks.as_kernel_matrix(k1, "k1"), checks.as_kernel_matrix(k2, "k2")
+    if k1.shape != k2.shape:
+        raise ValueError(f"Expected two kernels on the same points, got shapes {k1.shape} and {k2.shape}.")
     dtype = jnp.promote_types(k1.dtype, k2.dtype)
-    k1, k2 = k1.astype(dtype), k2.astype(dtype)
-    return jnp.square(k1 / jnp.linalg.norm(k1) - k2 / jnp.linalg.norm(k2)).sum() / 2
+    return k1.astype(dtype) / unit_of(k1).astype(dtype), k2.astype(dtype) / unit_of(k2).astype(dtype)
+
+
+def _normalized(k, name):
+    norm = jnp.linalg.norm(k)
+    _not_zero(norm, name)
+    return k / norm
 
 
 def _centered(k, name):
