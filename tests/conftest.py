@@ -20,6 +20,14 @@ def key():
 
 
 @pytest.fixture
+def optimized():
+    """For tests that run longer than they compile: networks in training, many seeds, convolutions."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
 def checking_leaks():
     """`jax.checking_leaks()`. It searches all of memory for every trace: what earlier tests left is set aside."""
 

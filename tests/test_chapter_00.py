@@ -32,6 +32,7 @@ def library_network(i, width):
     return chapter.network(width), jax.tree.map(jnp.asarray, params)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("width, steps", [(8, 0), (64, 1), (512, 30)])
 def test_the_curves_are_those_of_networks_trained_by_the_library(panel, width, steps):
     times = [int(step) for step in chapter.STEPS if step <= steps]

@@ -45,6 +45,7 @@ def library_network(i, width):
     return nb.serial(first, nb.Erf(), second, nb.Erf(), last), jax.tree.map(jnp.asarray, params)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_curves_are_those_of_the_librarys_networks_in_training(panel):
     width, steps = 64, 10
     net, params = library_network(1, width)

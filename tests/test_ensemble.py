@@ -219,6 +219,7 @@ def test_bad_input(call, sentence):
         call()
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.slow
 def test_trained_wide_networks_have_this_law():
     """Lee et al. 2019, Fig. 2, in small: 100 networks of width 256 on 16 digits, trained step by step.

@@ -13,7 +13,7 @@ import pytest
 
 import ntkbook as nb
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
 
 OUTPUTS = 64
 BATCH = 16  # seeds at a time, to bound memory

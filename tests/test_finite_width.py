@@ -130,6 +130,7 @@ def changes_with_width(seeds):
     return np.array(rows)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.slow
 def test_change_of_weights_and_kernels_with_width():
     """Lee et al. 2019, Fig. 1, scaled: 3 hidden ReLU layers, 32 digits, widths 32 to 512, 512 steps.
