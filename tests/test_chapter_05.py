@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.linalg import expm
 
 import ntkbook as nb
 from ntkbook.exercises import chapter_05
@@ -107,8 +108,24 @@ def test_missions_are_met_by_their_solutions_only(filter_panel, units_panel):
             "no 1/2",
         ),
         ("outputs_elsewhere", lambda kt, k, y, t: kt @ (y - chapter_05._decay(k, t) @ y), "inverse kernel"),
+        ("errors_after", lambda lam, Q, r0, lr, k: Q @ ((1 - 2 * lr * lam) ** k * (Q.T @ r0)), "factor 2 too much"),
+        ("errors_after", lambda lam, Q, r0, lr, k: r0 - k * lr * (Q * lam) @ Q.T @ r0, "one step of k times"),
+        ("errors_after", lambda lam, Q, r0, lr, k: Q @ (r0 * (1 - lr * lam) ** k), "never taken to the modes"),
+        ("largest_rate", lambda k, momentum: len(k) * (1 + momentum) / 2 / np.linalg.eigvalsh(k).max(), "half of the"),
+        (
+            "outputs_elsewhere",
+            lambda kt, k, y, t: kt @ np.linalg.solve(k, y - expm(-2 * t * k) @ y),
+            "factor 2 too much",
+        ),
     ],
 )
 def test_wrong_answers_as_readers_write_them(check, wrong, words):
     result = chapter_05.EXERCISES[check][0](wrong)
     assert not result and words in result.feedback
+
+
+def test_right_answers_in_other_words_are_right():
+    descent = lambda lam, Q, r0, lr, k: np.linalg.matrix_power(np.eye(len(lam)) - lr * (Q * lam) @ Q.T, k) @ r0
+    assert chapter_05.check_errors_after(lambda *arguments: list(descent(*arguments)))
+    assert chapter_05.check_steps_until(lambda part, lam, lr, n: int(np.ceil(-np.log(part) * n / (lr * lam))))
+    assert chapter_05.check_largest_rate(lambda k, momentum: [[len(k) * (1 + momentum) / np.linalg.norm(k, 2)]])

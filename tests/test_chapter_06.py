@@ -195,3 +195,31 @@ def test_answers_written_by_hand(check, right, wrong, word):
     assert judge(right), repr(judge(right))
     assert not judge(wrong)
     assert word.lower() in repr(judge(wrong)).lower()
+
+
+@pytest.mark.parametrize(
+    "check, wrong, word",
+    [
+        ("check_mean_at", lambda s, k, k_x, y, lr: mean_by_hand(s / lr, k, k_x, y, 1.0), "wrong side"),
+        ("check_covariance", lambda A, K, K_x, K_xx: K_xx - 2 * A @ K_x.T + A @ K @ A.T, "its transpose"),
+        ("check_covariance", lambda A, K, K_x, K_xx: A @ K @ A.T, "last term alone"),
+        ("check_covariance", lambda A, K, K_x, K_xx: K_xx + A @ K @ A.T, "not independent"),
+        (
+            "check_last_layer_variance",
+            lambda t, K, K_x, K_xx: (
+                K_xx - K_x @ np.linalg.inv(K) @ np.linalg.matrix_power(np.eye(len(K)) - expm(-t * K), 2) @ K_x.T
+            ).diagonal(),
+            "only the square",
+        ),
+        (
+            "check_last_layer_variance",
+            lambda t, K, K_x, K_xx: (
+                K_xx - K_x @ np.linalg.inv(K) @ (np.eye(len(K)) - np.exp(-2 * t * K)) @ K_x.T
+            ).diagonal(),
+            "exponential of each entry",
+        ),
+    ],
+)
+def test_more_wrong_answers_are_named(check, wrong, word):
+    result = getattr(chapter_06, check)(wrong)
+    assert not result and word in result.feedback

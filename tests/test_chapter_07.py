@@ -164,3 +164,36 @@ def test_a_reader_who_divides_twice_by_n_is_told():
     assert not chapter_07.check_extend(twice)
     transposed = chapter_07.check_extend(lambda k, f, lam: (k @ f / (len(f) * lam)).T)
     assert "transposed" in transposed.feedback
+
+
+def risk_by_hand(lam, c, share, n, t, *, to_truth=False):
+    """The expected distance of a + b z from (1 - 2p) c, or from the true c: bias squared plus variance, in a loop."""
+    total = 0.0
+    for rate, coefficient in zip(lam, c):
+        learnt = 1 - np.exp(-rate * t)
+        goal = coefficient if to_truth else (1 - 2 * share) * coefficient
+        total += (learnt * (1 - 2 * share) * coefficient - goal) ** 2 + learnt**2 * (1 - (1 - 2 * share) ** 2) / n
+    return total
+
+
+@pytest.mark.parametrize(
+    "check, wrong, word",
+    [
+        ("check_extend", lambda k, f, lam: k @ f / (len(k) * lam), "number of new pictures"),
+        ("check_extend", lambda k, f, lam: k @ f / (np.sqrt(len(f)) * lam), "root of N"),
+        ("check_expected_risk", lambda *arguments: risk_by_hand(*arguments, to_truth=True), "from the true labels"),
+        ("check_expected_risk", lambda lam, *rest: risk_by_hand(lam, *rest) / len(lam), "mean over the components"),
+        (
+            "check_expected_risk",
+            lambda lam, c, p, n, t: (
+                risk_by_hand(lam, c, p, n, t)
+                + ((np.exp(-lam * t) - np.exp(-2 * lam * t)) * ((1 - 2 * p) * c) ** 2).sum()
+            ),
+            "squared too",
+        ),
+    ],
+)
+def test_more_wrong_answers_are_named(check, wrong, word):
+    result = getattr(chapter_07, check)(wrong)
+    assert not result and word in result.feedback
+    assert chapter_07.check_expected_risk(risk_by_hand)

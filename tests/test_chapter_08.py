@@ -1,5 +1,6 @@
 """Chapter 08: the panel's networks and predictions against the library; its mission."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -103,11 +104,42 @@ def test_the_mission_asks_for_wide_and_early(panel):
 
 
 def test_heavy_ball_in_its_other_form_is_right_too():
-    def polyak(k, f0, y, lr, momentum, steps):
-        """The same written with the outputs before: f + b (f - f_before) - lr K (f - y) / n."""
-        before, f = f0, f0
-        for _ in range(steps):
-            before, f = f, f + momentum * (f - before) - lr * k @ (f - y) / len(y)
-        return f
+    """Written with the outputs before: f + b (f - f_before) - lr K (f - y) / n."""
+    assert chapter_08.check_heavy_ball(two_term)
 
-    assert chapter_08.check_heavy_ball(polyak)
+
+@pytest.mark.parametrize(
+    "check, wrong, word",
+    [
+        ("check_softmax_pull", lambda f, y: -y / (np.exp(f) / np.exp(f).sum(1, keepdims=True)), "slope in the probab"),
+        (
+            "check_softmax_pull",
+            lambda f, y: y * (np.exp(f) / np.exp(f).sum(1, keepdims=True) - 1),
+            "only the right class",
+        ),
+        ("check_softmax_pull", lambda f, y: slope_of_squares(f, y), "squared error of the probabilities"),
+        ("check_heavy_ball", lambda k, f, y, lr, b, n: plain(k, f, y, lr / (1 - b), n), "rate lr/(1 - momentum)"),
+        ("check_heavy_ball", lambda k, f, y, lr, b, n: two_term(k, f, y, lr, b, n + 1), "one step too many"),
+    ],
+)
+def test_more_wrong_answers_are_named(check, wrong, word):
+    result = getattr(chapter_08, check)(wrong)
+    assert not result and word in result.feedback
+
+
+def slope_of_squares(f, y):
+    half_square = lambda f: ((jnp.exp(f) / jnp.exp(f).sum(1, keepdims=True) - y) ** 2).sum() / 2
+    return jax.grad(half_square)(jnp.asarray(f))
+
+
+def plain(k, f, y, lr, steps):
+    for _ in range(steps):
+        f = f - lr * k @ (f - y) / len(y)
+    return f
+
+
+def two_term(k, f, y, lr, momentum, steps):
+    before = f
+    for _ in range(steps):
+        before, f = f, f + momentum * (f - before) - lr * k @ (f - y) / len(y)
+    return f

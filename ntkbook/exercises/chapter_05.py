@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from ..panel import Mission, Panel, Predict
 from .checking import Case, Exercise, Mistake, Result, judge
+from .guides_05 import mission_heavy as mission_heavy
+from .guides_05 import mission_stop as mission_stop
+from .guides_05 import mission_units as mission_units
+from .guides_05 import predict as predict
 
 
 def _kernel(seed, n, n_test=0):
@@ -63,6 +66,40 @@ ERRORS_AFTER = Exercise(
         Mistake(
             "this is what has been learnt, r0 minus the errors. The errors are what is left.",
             lambda lam, Q, r0, lr, k: r0 - _errors_after(lam, Q, r0, lr, k),
+        ),
+        Mistake(
+            "a factor 2 too much: the loss is 1/2 r^2, and its 1/2 cancels the 2 of the square. Each mode is "
+            "multiplied by 1 - lr lam.",
+            lambda lam, Q, r0, lr, k: _errors_after(lam, Q, r0, 2 * lr, k),
+        ),
+        Mistake(
+            "this is one step of k times the rate, 1 - k lr lam. Each of the k steps starts from what the step "
+            "before has left.",
+            lambda lam, Q, r0, lr, k: _errors_after(lam, Q, r0, k * lr, 1),
+        ),
+        Mistake(
+            "the errors were never taken to the modes: Q.T comes first, then the factors, then Q.",
+            lambda lam, Q, r0, lr, k: Q @ ((1 - lr * lam) ** k * r0),
+        ),
+        Mistake(
+            "the factors belong to modes, not to points: Q.T takes the errors to the modes, and Q takes them back.",
+            lambda lam, Q, r0, lr, k: (1 - lr * lam) ** k * r0,
+        ),
+        Mistake(
+            "this is one step too many: the factor 1 - lr lam occurs k times.",
+            lambda lam, Q, r0, lr, k: _errors_after(lam, Q, r0, lr, k + 1),
+        ),
+        Mistake(
+            "this is one step too few: the factor 1 - lr lam occurs k times.",
+            lambda lam, Q, r0, lr, k: _errors_after(lam, Q, r0, lr, k - 1),
+        ),
+        Mistake(
+            "the factor is squared: that is how the loss decays, which is quadratic in the errors.",
+            lambda lam, Q, r0, lr, k: _errors_after(lam, Q, r0, lr, 2 * k),
+        ),
+        Mistake(
+            "you took the size of the factor: where lr lam is above 1, the error changes its sign at each step.",
+            lambda lam, Q, r0, lr, k: Q @ (abs(1 - lr * lam) ** k * (Q.T @ r0)),
         ),
     ),
     praise="all right: exact for steps of any size, also for those that diverge",
@@ -122,8 +159,34 @@ STEPS_UNTIL = Exercise(
             "the logarithm is the natural one, not that to base 10.",
             lambda part, lam, lr, n: -np.log10(part) * n / (lr * lam),
         ),
+        Mistake(
+            "you solved for the part that has been learnt: `part` is what is left.",
+            lambda part, lam, lr, n: -np.log(1 - part) * n / (lr * lam),
+        ),
+        Mistake(
+            "the logarithm is the natural one, not that to base 2.",
+            lambda part, lam, lr, n: -np.log2(part) * n / (lr * lam),
+        ),
+        Mistake(
+            "this is the number of real steps, by log(1 - lr lam/n). Asked is that of the flow, which needs a "
+            "little longer.",
+            lambda part, lam, lr, n: np.log(part) / np.log(1 - lr * lam / n),
+        ),
+        Mistake(
+            "this is the time constant: it leaves 1/e. For another part it is multiplied by log(1/part).",
+            lambda part, lam, lr, n: n / (lr * lam),
+        ),
+        Mistake(
+            "the eigenvalue is missing: it is the rate of its mode.",
+            lambda part, lam, lr, n: -np.log(part) * n / lr,
+        ),
+        Mistake(
+            "the learning rate stands on the wrong side: larger steps, fewer of them.",
+            lambda part, lam, lr, n: -np.log(part) * n * lr / lam,
+        ),
     ),
     praise="all right: the time, divided by the time of one step",
+    also=(lambda *arguments: np.ceil(_steps_until(*arguments)),),
 )
 
 
@@ -185,6 +248,31 @@ LARGEST_RATE = Exercise(
             "this uses 2/(lam_min + lam_max), the critical rate of the theorem. Steps converge up to 2/lam_max.",
             lambda k, momentum: 2 * len(k) * (1 + momentum) / np.linalg.eigvalsh(k)[[0, -1]].sum(),
         ),
+        Mistake(
+            "your rate is half of the limit: the time of one step, 2 lr/n, must stay below 2 (1 + momentum)/lam_max.",
+            lambda k, momentum: _largest_rate(k, momentum) / 2,
+        ),
+        Mistake(
+            "that is where swinging ends, (1 + sqrt(momentum))^2. Beyond it errors flip at each step but still "
+            "shrink, up to 2 (1 + momentum).",
+            lambda k, momentum: len(k) * (1 + momentum**0.5) ** 2 / 2 / np.linalg.eigvalsh(k)[-1],
+        ),
+        Mistake(
+            "n stands on the wrong side: a mean over more examples pulls less, so the rate may be larger.",
+            lambda k, momentum: _largest_rate(k, momentum) / len(k) ** 2,
+        ),
+        Mistake(
+            "momentum enters once, as 1 + momentum, not as its square.",
+            lambda k, momentum: _largest_rate(k, 0.0) * (1 + momentum) ** 2,
+        ),
+        Mistake(
+            "this uses the Frobenius norm of k, the root of all squared eigenvalues. What decides is the largest one.",
+            lambda k, momentum: len(k) * (1 + momentum) / np.linalg.norm(k),
+        ),
+        Mistake(
+            "n is counted twice: eigvalsh(k) is already that of the whole kernel matrix.",
+            lambda k, momentum: _largest_rate(k, momentum) * len(k),
+        ),
     ),
     praise="all right: n (1 + momentum) / lam_max",
 )
@@ -200,7 +288,11 @@ def check_largest_rate(answer: Any) -> Result:
 
 def _elsewhere(k_test, k_train, y, t):
     lam, Q = np.linalg.eigh(k_train)
-    return k_test @ Q @ ((1 - np.exp(-lam * t)) / lam * (Q.T @ y))
+    return k_test @ Q @ (_learnt(lam, t) * (Q.T @ y))
+
+
+def _learnt(lam, t):
+    return (1 - np.exp(-lam * t)) / lam
 
 
 def _decay(k_train, t):
@@ -254,6 +346,37 @@ OUTPUTS_ELSEWHERE = Exercise(
             "this is the first step only, t k_test y: the errors shrink on the way, and pull less and less.",
             lambda k, kk, y, t: t * k @ y,
         ),
+        Mistake(
+            "a factor 2 too much in the exponent: the loss is 1/2 the sum of squares, and its 1/2 cancels the 2 "
+            "of the square.",
+            lambda k, kk, y, t: _elsewhere(k, kk, y, 2 * t),
+        ),
+        Mistake(
+            "the targets were never taken to the modes: Q.T @ y comes first.",
+            lambda k, kk, y, t: k @ np.linalg.eigh(kk)[1] @ (_learnt(np.linalg.eigvalsh(kk), t) * y),
+        ),
+        Mistake(
+            "the modes were not taken back to the points: Q stands between k_test and the factors.",
+            lambda k, kk, y, t: k @ (_learnt(np.linalg.eigvalsh(kk), t) * (np.linalg.eigh(kk)[1].T @ y)),
+        ),
+        Mistake(
+            "you divided twice by the eigenvalues: the inverse kernel stands there once.",
+            lambda k, kk, y, t: k @ np.linalg.solve(kk, np.linalg.solve(kk, (np.eye(len(y)) - _decay(kk, t)) @ y)),
+        ),
+        Mistake(
+            "that is the inverse of each entry. The inverse of a matrix is np.linalg.solve, or 1/lam in every mode.",
+            lambda k, kk, y, t: k @ (1 / kk) @ (np.eye(len(y)) - _decay(kk, t)) @ y,
+        ),
+        Mistake(
+            "this is the matrix that turns targets into outputs. Multiply it by y.",
+            lambda k, kk, y, t: k @ np.linalg.solve(kk, np.eye(len(y)) - _decay(kk, t)),
+        ),
+        Mistake(
+            "the part that has been learnt is squared: it stands there once.",
+            lambda k, kk, y, t: (
+                k @ np.linalg.solve(kk, (np.eye(len(y)) - _decay(kk, t)) @ (np.eye(len(y)) - _decay(kk, t)) @ y)
+            ),
+        ),
     ),
     praise="all right: the mean of infinitely many wide networks, chapter 06 says why",
 )
@@ -262,76 +385,6 @@ OUTPUTS_ELSEWHERE = Exercise(
 def check_outputs_elsewhere(answer: Any) -> Result:
     """Judge `answer(k_test, k_train, y, t)`: the outputs at the test points after the time t, from zero."""
     return judge(answer, OUTPUTS_ELSEWHERE)
-
-
-# ---------------------------------------------------------------- the question
-
-
-def predict(panel: Panel) -> Predict:
-    """The question to answer before the panel "mode_filter" moves."""
-    return Predict(
-        "The learning rate is set 2.5 % above the limit of stability, without momentum. What goes wrong, and how?",
-        {
-            "Everything blows up together.": (
-                "Each mode is multiplied by its own 1 − ηλ. The panel below shows step 14: look at the right picture."
-            ),
-            "Only the mode of the largest eigenvalue grows, changing sign at each step; the others go on learning.": (
-                "Its factor is 1 − 2.05 = −1.05. The panel below shows step 14; go one stop on to see the sign change."
-            ),
-            "The slowest modes fail, because they need the most steps.": (
-                "Slow modes are the most stable ones: their ηλ is small. The panel below shows step 14."
-            ),
-        },
-        answer="Only the mode of the largest eigenvalue grows, changing sign at each step; the others go on learning.",
-        panel=panel,
-        look={"step": 14, "rate": 2.05, "momentum": 0, "noise": 0.5},
-    )
-
-
-# ---------------------------------------------------------------- the missions
-
-
-def mission_stop(panel: Panel) -> Mission:
-    """Early stopping on the panel "mode_filter"."""
-    return Mission(
-        panel,
-        "With noise 0.5 and no momentum: stop at a test error below 0.33. (At the end it is 0.40.)",
-        lambda data, state: (
-            abs(state["noise"] - 0.5) < 1e-6 and state["momentum"] == 0 and float(data["error_test"]) < 0.33
-        ),
-        hint="At the best time t = η k the filter stands between the target's modes and the fine ones. Try t near 6.",
-        hint_after=8,
-    )
-
-
-def mission_heavy(panel: Panel) -> Mission:
-    """All modes within 100 steps, by momentum, on the panel "mode_filter"."""
-    return Mission(
-        panel,
-        "With noise 0.5: bring the training error below 0.05 within 100 steps.",
-        lambda data, state: (
-            abs(state["noise"] - 0.5) < 1e-6 and state["step"] <= 100 and float(data["error_train"]) < 0.05
-        ),
-        hint="Without momentum the slowest mode needs more than 100 steps at any stable rate. With momentum β the rate "
-        "may go up to η λ_max = 2 (1 + β).",
-        hint_after=8,
-    )
-
-
-def mission_units(panel: Panel) -> Mission:
-    """The time of one step under the mean loss, on the panel "units_of_time"."""
-    return Mission(
-        panel,
-        "With the mean loss over 12 examples and the learning rate 0.5: put the dots on the curve.",
-        lambda data, state: (
-            state["mean"] == 1
-            and state["n"] == 12
-            and abs(state["lr"] - 0.5) < 1e-6
-            and abs(float(data["ratio"]) - 1) < 0.03
-        ),
-        hint="The loss has the factor 1/n in front of 1/2 the sum of squares, so one step is the time lr/n.",
-        hint_after=8,
-    )
 
 
 EXERCISES = {

@@ -25,13 +25,15 @@ def _function(k, f):
 # ---------------------------------------------------------------- 1: the mean over time
 
 
-def _mean(t, k_train, k_test_train, y, lr, *, rate=1.0, inverse=True, learnt=lambda d: 1 - d):
-    decay = lambda v: learnt(np.exp(-rate * lr * t * v))
+def _mean(steps, k_train, k_test_train, y, lr, *, rate=1.0, inverse=True, learnt=lambda d: 1 - d):
+    """The mean by the flow, or with one thing wrong; without `learnt`, by real steps."""
+    flow = lambda v: learnt(np.exp(-rate * lr * steps * v))
+    decay = flow if learnt else lambda v: 1 - np.sign(1 - lr * v) * abs(1 - lr * v) ** steps
     return k_test_train @ _function(k_train, (lambda v: decay(v) / v) if inverse else decay) @ y
 
 
-def _elementwise(t, k_train, k_test_train, y, lr):
-    return k_test_train @ np.linalg.inv(k_train) @ (np.eye(len(y)) - np.exp(-lr * t * k_train)) @ y
+def _elementwise(steps, k_train, k_test_train, y, lr):
+    return k_test_train @ np.linalg.inv(k_train) @ (np.eye(len(y)) - np.exp(-lr * steps * k_train)) @ y
 
 
 def _mean_case(name, seed, n, m, t, lr):
@@ -87,13 +89,41 @@ MEAN_AT = Exercise(
             "eigenvalues: np.linalg.eigh, or scipy.linalg.expm.",
             _elementwise,
         ),
+        Mistake(
+            "the learning rate stands on the wrong side: it multiplies the number of steps.",
+            lambda steps, k, kx, y, lr: _mean(steps, k, kx, y, lr, rate=lr**-2),
+        ),
+        Mistake(
+            "this is exact for real steps, (1 - lr lam)^steps. Asked is the formula of the flow, exp(-lr lam steps).",
+            partial(_mean, learnt=None),
+        ),
+        Mistake(
+            "what has been learnt is squared: I - exp(-k t) stands there once.",
+            partial(_mean, learnt=lambda d: (1 - d) ** 2),
+        ),
+        Mistake(
+            "this is ridge regression with 1/t: a similar filter, but not this one.",
+            lambda steps, k, kx, y, lr: lr * steps * kx @ np.linalg.solve(lr * steps * k + np.eye(len(y)), y),
+        ),
+        Mistake(
+            "this is the first step only, t k(x, X) y: the errors shrink on the way, and pull less and less.",
+            lambda steps, k, kx, y, lr: lr * steps * kx @ y,
+        ),
+        Mistake(
+            "this is the matrix A_t. The mean is A_t y.",
+            lambda steps, k, kx, y, lr: _mean(steps, k, kx, np.eye(len(y)), lr),
+        ),
+        Mistake(
+            "these are the outputs at the training points. Elsewhere the first factor is k(x, X).",
+            lambda steps, k, kx, y, lr: _mean(steps, k, k, y, lr),
+        ),
     ),
     praise="all right: the mean of infinitely many networks, at any time",
 )
 
 
 def check_mean_at(answer: Any) -> Result:
-    """Judge `answer(t, k_train, k_test_train, y, lr)`: the mean of the ensemble at the test points, (m,)."""
+    """Judge `answer(steps, k_train, k_test_train, y, lr)`: the mean of the ensemble at the test points, (m,)."""
     return judge(answer, MEAN_AT)
 
 
@@ -153,6 +183,38 @@ COVARIANCE = Exercise(
             "your last term has no kernel in it: f_0(X) has the covariance K_XX, not the identity.",
             lambda A, K_train, K_test_train, K_test: _covariance(A, np.eye(len(K_train)), K_test_train, K_test),
         ),
+        Mistake(
+            "you counted one mixed term twice, 2 A K_Xx. The second one is its transpose, and the sum is symmetric.",
+            lambda A, K, Kx, Kxx: Kxx - 2 * A @ Kx.T + A @ K @ A.T,
+        ),
+        Mistake(
+            "this is the last term alone, A K_XX A^T: the start at x itself, and the mixed terms, are missing.",
+            lambda A, K, Kx, Kxx: A @ K @ A.T,
+        ),
+        Mistake(
+            "the mixed terms are missing: f_0(x) and A f_0(X) are not independent.",
+            partial(_covariance, cross=0),
+        ),
+        Mistake(
+            "this is K_xx - A K_XX A^T. That holds only where A = K_xX K_XX^-1, and here A is given.",
+            partial(_covariance, cross=0, last=-1),
+        ),
+        Mistake(
+            "this is the posterior of the prior K, which has an A of its own. Here A is given.",
+            lambda A, K, Kx, Kxx: Kxx - Kx @ np.linalg.solve(K, Kx.T),
+        ),
+        Mistake(
+            "these are standard deviations. Return the covariance matrix, (m, m).",
+            lambda *arguments: np.sqrt(np.diagonal(_covariance(*arguments))),
+        ),
+        Mistake(
+            "this is the correlation: do not divide by the standard deviations.",
+            lambda *arguments: (lambda S: S / np.sqrt(np.outer(S.diagonal(), S.diagonal())))(_covariance(*arguments)),
+        ),
+        Mistake(
+            "you added y's own outer product: the targets are the same for every network, so they do not vary.",
+            lambda A, K, Kx, Kxx: _covariance(A, K, Kx, Kxx) + A @ A.T,
+        ),
     ),
     praise="all right: it is (1, -A) times the joint covariance times (1, -A)^T, so it has no negative eigenvalue",
 )
@@ -209,6 +271,42 @@ LAST_LAYER = Exercise(
         Mistake(
             "this is the whole matrix. Return its diagonal, (m,).",
             lambda t, K, Kx, Kxx: Kxx - Kx @ _function(K, lambda v: -np.expm1(-2 * t * v) / v) @ Kx.T,
+        ),
+        Mistake(
+            "you kept only the square of what has been learnt, (I - exp(-K t))^2: the mixed terms take away twice "
+            "I - exp(-K t), and -2 (I - E) + (I - E)^2 = -(I - E^2).",
+            lambda t, K, Kx, Kxx: (
+                np.diagonal(Kxx) - np.einsum("mn,no,mo->m", Kx, _function(K, lambda v: np.expm1(-t * v) ** 2 / v), Kx)
+            ),
+        ),
+        Mistake(
+            "np.exp of a matrix takes the exponential of each entry. The exponential of a matrix acts on its "
+            "eigenvalues.",
+            lambda t, K, Kx, Kxx: np.diagonal(
+                Kxx - Kx @ np.linalg.inv(K) @ (np.eye(len(K)) - np.exp(-2 * t * K)) @ Kx.T
+            ),
+        ),
+        Mistake(
+            "this is what training has taken away. Subtract it from the variance of the start.",
+            lambda t, K, Kx, Kxx: np.diagonal(Kxx) - _variance(t, K, Kx, Kxx),
+        ),
+        Mistake(
+            "this subtracts what is left, exp(-2 K t), in place of what has been learnt, I - exp(-2 K t).",
+            lambda t, K, Kx, Kxx: (
+                np.diagonal(Kxx) - np.einsum("mn,no,mo->m", Kx, _function(K, lambda v: np.exp(-2 * t * v) / v), Kx)
+            ),
+        ),
+        Mistake(
+            "there is a 1/n in your exponent. That belongs to the mean loss; this loss is a sum.",
+            lambda t, K, Kx, Kxx: _variance(t / len(K), K, Kx, Kxx),
+        ),
+        Mistake(
+            "your exponent is twice too large: exp(-K t) squared is exp(-2 K t).",
+            partial(_variance, rate=4.0),
+        ),
+        Mistake(
+            "this is the variance at the start. Training has changed it.",
+            lambda t, K, Kx, Kxx: np.diagonal(Kxx),
         ),
     ),
     praise="all right: at t = infinity it is the variance of the posterior",

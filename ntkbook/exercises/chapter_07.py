@@ -57,6 +57,31 @@ EXTEND = Exercise(
             "your answer is transposed: rows belong to new pictures, columns to components.",
             lambda k, f, lam: _extend(k, f, lam).T,
         ),
+        Mistake(
+            "you divided by the number of new pictures. The mean runs over the training pictures, N = len(functions).",
+            lambda k, f, lam: k @ f / (len(k) * lam),
+        ),
+        Mistake(
+            "you divided by the root of N: the sum over the N pictures is a mean, divided by N.",
+            lambda k, f, lam: k @ f / (len(f) ** 0.5 * lam),
+        ),
+        Mistake(
+            "one 1/N too many: these eigenvalues are those of K/N, and the sum over the pictures is divided by N once.",
+            lambda k, f, lam: k @ f / (len(f) ** 2 * lam),
+        ),
+        Mistake(
+            "you divided by the number of components. The mean runs over the N training pictures.",
+            lambda k, f, lam: k @ f / (f.shape[1] * lam),
+        ),
+        Mistake(
+            "you took the mean off. The tangent kernel's components are not centred: training does not centre either.",
+            lambda k, f, lam: _extend(k, f, lam) - _extend(k, f, lam).mean(0),
+        ),
+        Mistake(
+            "you scaled the functions to mean square 1 on the new pictures. Their size is fixed by the training "
+            "pictures.",
+            lambda k, f, lam: _extend(k, f, lam) / np.sqrt((_extend(k, f, lam) ** 2).mean(0)),
+        ),
     ),
     praise="all right: the kernel carries a function from the training pictures to every other picture",
 )
@@ -125,6 +150,34 @@ LEARNT = Exercise(
             "the inverse kernel is missing: the functions at new pictures are the mean of K(x, x_j) f(x_j) divided by "
             "the eigenvalue (exercise 1). This formula circulates, but at t = infinity it does not give y back.",
             _changed(extend=lambda k, f, lam: k @ f / len(f)),
+        ),
+        Mistake(
+            "this is the end of training: the factor 1 - exp(-lr lambda steps) is missing.",
+            _changed(lambda lam, lr, steps, n: 1.0),
+        ),
+        Mistake(
+            "you divided by the number of new pictures. The coefficient is a mean over the N training pictures.",
+            lambda k, f, lam, y, lr, steps: _learnt(k, f, lam, y, lr, steps) * len(y) / len(k),
+        ),
+        Mistake(
+            "you divided by the root of N: the coefficient of a function is a mean, divided by N.",
+            lambda k, f, lam, y, lr, steps: _learnt(k, f, lam, y, lr, steps) * len(y) ** 0.5,
+        ),
+        Mistake(
+            "this is exact for real steps, (1 - lr lambda)^steps. Asked is the formula of the flow.",
+            _changed(lambda lam, lr, steps, n: 1 - (1 - lr * lam) ** steps),
+        ),
+        Mistake(
+            "what has been learnt is squared: it stands there once. (In the risk of exercise 3 it is squared.)",
+            _changed(lambda lam, lr, steps, n: (1 - np.exp(-lr * steps * lam)) ** 2),
+        ),
+        Mistake(
+            "these are outputs at the training pictures: the functions must be carried to the new ones.",
+            _changed(extend=lambda k, f, lam: f),
+        ),
+        Mistake(
+            "each component is here on its own. The output is their sum.",
+            lambda k, f, lam, y, lr, steps: _extend(k, f, lam) * ((1 - np.exp(-lr * steps * lam)) * (f.T @ y) / len(y)),
         ),
     ),
     praise="all right: with all components this is the whole training, at every time",
@@ -195,6 +248,50 @@ RISK = Exercise(
             "the noise is missing: without it, there would be no reason to stop.",
             _wrong_risk(spread=0.0),
         ),
+        Mistake(
+            "this is the distance from the true labels. Asked is that from the mean label, (1 - 2p) y: the truth "
+            "is (1 - 2p) y from the start.",
+            lambda lam, c, share, n, t: (
+                _risk(lam, c, share, n, t)
+                - ((np.exp(-lam * t) * (1 - 2 * share) * c) ** 2).sum()
+                + (((1 - (1 - np.exp(-lam * t)) * (1 - 2 * share)) * c) ** 2).sum()
+            ),
+        ),
+        Mistake(
+            "this is the mean over the components: the squared distance is their sum.",
+            lambda lam, c, share, n, t: _risk(lam, c, share, n, t) / len(lam),
+        ),
+        Mistake(
+            "what is missing of the truth is squared too: exp(-2 lambda t), not exp(-lambda t).",
+            lambda lam, c, share, n, t: (
+                np.exp(-lam * t) * ((1 - 2 * share) * c) ** 2
+                + (1 - np.exp(-lam * t)) ** 2 * 4 * share * (1 - share) / n
+            ).sum(),
+        ),
+        Mistake(
+            "the mean label is (1 - 2p) y, not (1 - p) y: a wrong label counts against the truth.",
+            _wrong_risk(fade=lambda share, n: 1 - share),
+        ),
+        Mistake(
+            "the variance of one label is 1 - (1 - 2p)^2 = 4 p (1 - p), not 4p.",
+            _wrong_risk(spread=lambda share, n: 4 * share / n),
+        ),
+        Mistake(
+            "in the truth 1 - 2p stands squared, as the coefficient does.",
+            _wrong_risk(fade=lambda share, n: np.sqrt(abs(1 - 2 * share))),
+        ),
+        Mistake(
+            "this is the root of it. Asked is the squared distance.",
+            lambda *arguments: np.sqrt(_risk(*arguments)),
+        ),
+        Mistake(
+            "the noise is a standard deviation here. The variance, 4 p (1 - p)/N, belongs there.",
+            _wrong_risk(spread=lambda share, n: np.sqrt(4 * share * (1 - share) / n)),
+        ),
+        Mistake(
+            "one 1/N too many in the time: these eigenvalues are those of K/N already.",
+            lambda lam, c, share, n, t: _risk(lam, c, share, n, t / n),
+        ),
     ),
     praise="all right: two sums, one falls and one rises, and their lowest point is the time to stop",
 )
@@ -212,7 +309,7 @@ def predict(panel: Panel) -> Predict:
     """The question to answer before the panel "straight_line" moves."""
     return Predict(
         "At width 64, the target is made ten times closer to the start (size 0.1 in place of 1). What happens to "
-        "the way of the networks?",
+        "their path?",
         {
             "It becomes straight: near the start the kernel is constant.": (
                 "The kernel hardly changes now, and the blue curves lie on the green ones. But green is not "

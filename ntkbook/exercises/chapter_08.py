@@ -60,6 +60,44 @@ SOFTMAX_PULL = Exercise(
             "you used one sigmoid for each output. The classes exclude each other: softmax.",
             lambda f, y: jax.nn.sigmoid(f) - y,
         ),
+        Mistake(
+            "this is the slope in the probabilities, -y/p. Asked is the slope in the outputs f: go on with the "
+            "chain rule, through the softmax.",
+            lambda f, y: -y / jax.nn.softmax(f, axis=-1),
+        ),
+        Mistake(
+            "this is the slope of the squared error of the probabilities. The cross-entropy has the logarithm in "
+            "it, and then the factors of the softmax cancel.",
+            lambda f, y: (lambda p: p * ((p - y) - (p * (p - y)).sum(-1, keepdims=True)))(jax.nn.softmax(f, axis=-1)),
+        ),
+        Mistake(
+            "only the right class is pulled here. The other outputs are in the softmax too, and are pushed down.",
+            lambda f, y: y * _pull(f, y),
+        ),
+        Mistake(
+            "your answer is divided by the number of classes. Each output has its own slope, of the sum.",
+            lambda f, y: _pull(f, y) / f.shape[-1],
+        ),
+        Mistake(
+            "your answer is divided by the number of entries. It is the slope of the sum over examples and classes.",
+            lambda f, y: _pull(f, y) / f.size,
+        ),
+        Mistake(
+            "your softmax runs over all entries at once. The probabilities of one example, one row, add up to 1.",
+            lambda f, y: jax.nn.softmax(f, axis=None) - y,
+        ),
+        Mistake(
+            "the exponentials are not divided by their sum: softmax(f)_a = exp(f_a) / sum_b exp(f_b).",
+            lambda f, y: np.exp(f) - y,
+        ),
+        Mistake(
+            "this is the loss of each example, a number for each row. Asked is its slope in each output.",
+            lambda f, y: -(y * jax.nn.log_softmax(f, axis=-1)).sum(-1),
+        ),
+        Mistake(
+            "you multiplied by p (1 - p), the slope of one probability. The logarithm of the loss cancels it.",
+            lambda f, y: (lambda p: (p - y) * p * (1 - p))(jax.nn.softmax(f, axis=-1)),
+        ),
     ),
     praise="all right: every loss enters training through its pull alone",
 )
@@ -117,6 +155,35 @@ STEP = Exercise(
         Mistake(
             "you moved the probabilities. The kernel moves the outputs before the softmax.",
             lambda k, f_test, f, y, lr: jax.nn.softmax(f_test) - lr / len(y) * k @ _pull(f, y),
+        ),
+        Mistake(
+            "you divided by the number of test points. The mean runs over the training examples.",
+            lambda k, f_test, f, y, lr: f_test - lr / len(f_test) * k @ _pull(f, y),
+        ),
+        Mistake(
+            "the learning rate is missing.",
+            lambda k, f_test, f, y, lr: f_test - k @ _pull(f, y) / len(y),
+        ),
+        Mistake(
+            "your softmax runs over the examples. The probabilities of one example, one row, add up to 1.",
+            lambda k, f_test, f, y, lr: f_test - lr / len(y) * k @ (jax.nn.softmax(f, axis=0) - y),
+        ),
+        Mistake(
+            "the targets are missing: the pull is softmax(f) - y.",
+            lambda k, f_test, f, y, lr: f_test - lr / len(y) * k @ jax.nn.softmax(f),
+        ),
+        Mistake(
+            "these are probabilities. Asked are the outputs before the softmax.",
+            lambda k, f_test, f, y, lr: jax.nn.softmax(_step(k, f_test, f, y, lr)),
+        ),
+        Mistake(
+            "only the right class is pulled here. The other outputs are in the softmax too, and are pushed down.",
+            lambda k, f_test, f, y, lr: f_test - lr / len(y) * k @ (y * _pull(f, y)),
+        ),
+        Mistake(
+            "the inverse kernel does not belong here: one step is the kernel times the pull. (It comes with the "
+            "sum over all steps.)",
+            lambda k, f_test, f, y, lr: f_test - lr / len(y) * (k / k.sum(1, keepdims=True)) @ _pull(f, y),
         ),
     ),
     praise="all right: one kernel, used for each class alone",
@@ -183,6 +250,37 @@ HEAVY_BALL = Exercise(
             "your outputs run away from the targets: the force is K (f - y) / n, and a step goes against it.",
             lambda k, f0, y, lr, *rest: _heavy_ball(k, f0, y, -lr, *rest),
         ),
+        Mistake(
+            "this is plain descent with the rate lr/(1 - momentum): where the velocity settles, but not how it "
+            "starts up.",
+            lambda k, f0, y, lr, momentum, steps: _heavy_ball(k, f0, y, lr / (1 - momentum), 0.0, steps),
+        ),
+        Mistake(
+            "this is one step too many.",
+            lambda k, f0, y, lr, momentum, steps: _heavy_ball(k, f0, y, lr, momentum, steps + 1),
+        ),
+        Mistake(
+            "this is one step too few.",
+            lambda k, f0, y, lr, momentum, steps: _heavy_ball(k, f0, y, lr, momentum, steps - 1),
+        ),
+        Mistake(
+            "a factor 2 too much: the loss is 1/2 the square, so the force is K (f - y) / n.",
+            lambda k, f0, y, lr, momentum, steps: _heavy_ball(k, f0, y, 2 * lr, momentum, steps),
+        ),
+        Mistake(
+            "the learning rate is in your velocity and in your step. It belongs in one of them.",
+            lambda k, f0, y, lr, momentum, steps: _heavy_ball(k, f0, y, lr**2, momentum, steps),
+        ),
+        Mistake(
+            "this is the velocity. Asked are the outputs.",
+            lambda k, f0, y, lr, momentum, steps: (
+                (_heavy_ball(k, f0, y, lr, momentum, steps - 1) - _heavy_ball(k, f0, y, lr, momentum, steps)) / lr
+            ),
+        ),
+        Mistake(
+            "these are the errors f - y. Asked are the outputs.",
+            lambda k, f0, y, *rest: _heavy_ball(k, f0, y, *rest) - y,
+        ),
     ),
     praise="all right: momentum needs a memory of outputs, not of weights",
 )
@@ -199,22 +297,24 @@ def check_heavy_ball(answer: Any) -> Result:
 def predict(panel: Panel) -> Predict:
     """The question to answer before the panel "classifier" moves."""
     return Predict(
-        "Cross-entropy, step 512, width 64: the networks are about 1.7 from their linearizations. What if they "
-        "are eight times as wide?",
+        "Cross-entropy, step 512, width 64: the networks are about 1.6 from their linearizations. What if they "
+        "are eight times as wide, and what if 256 times?",
         {
-            "The distance falls to a fraction, as the theorem says.": (
-                "It would at a fixed early step: look at step 8 in the right plot. The panel now shows width 512 "
-                "at step 512."
+            "At both widths the distance has fallen as one over the root of the width.": (
+                "It has at step 8, as the right plot shows. By step 512 the outputs of the narrower networks have "
+                "grown out of the tangent plane. The panel shows width 512; the section below goes on to 16 384."
             ),
-            "The distance hardly changes.": (
-                "The outputs must go on growing at any width, and by step 512 they have grown out of the tangent "
-                "plane at both. The panel shows it. Untick cross-entropy to see what width does there."
+            "It hardly changes at either: with the cross-entropy outputs grow for ever.": (
+                "They grow, but by step 512 only as far as log 512 allows, and a network that is wide enough can still "
+                "follow. The panel shows width 512; the section below goes on to 16 384."
             ),
-            "The distance grows: there are more weights that move.": (
-                "Each of them moves less. The panel now shows width 512 at step 512."
+            "At eight times the width it hardly changes; at 256 times it has fallen.": (
+                "For a fixed step there is a width from which the theorem's order holds; at step 512 it lies beyond "
+                "512. The panel shows width 512, the section below goes on. Untick cross-entropy to see what width "
+                "does there."
             ),
         },
-        answer="The distance hardly changes.",
+        answer="At eight times the width it hardly changes; at 256 times it has fallen.",
         panel=panel,
         look={"t": 512, "width": 512, "cross_entropy": 1, "momentum": 0.0, "batch": 6},
     )
