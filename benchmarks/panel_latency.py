@@ -167,7 +167,9 @@ def keys_with_room(grip) -> list[str]:
 
 def flooded(shown, panel) -> dict:
     """Keys as fast as they come, on the handle with the most steps: pictures shown, and how late the last one came."""
-    controls = [control for control in panel.definitions.values() if not control.is_toggle]
+    main = panel.spec.main
+    ordered = [*main, *(name for name in panel.definitions if name not in main)]  # as they stand on the page
+    controls = [c for c in (panel.definitions[name] for name in ordered) if not c.is_toggle]
     handle = max(range(len(controls)), key=lambda i: controls[i].steps)
     there = "ArrowLeft" if shown.is_at_its_end(handle) else "ArrowRight"
     back = {"ArrowLeft": "ArrowRight", "ArrowRight": "ArrowLeft"}[there]

@@ -27,7 +27,8 @@ dynamics/gaussian dynamics/ensemble
 dynamics/evidence dynamics/fluctuations dynamics/learning_curves
 claims
 plots figures
-panel/controls panel/accessible panel/stamps panel/spec panel/picture panel/bake panel/widgets panel/panel panel/guides
+panel/controls panel/accessible panel/stamps panel/spec panel/picture panel/bake panel/dragging
+panel/widgets panel/panel panel/guides
 panel panels
 exercises cli lab_server __main__
 """.split()

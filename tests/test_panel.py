@@ -396,7 +396,7 @@ def test_fields_have_labels_and_units():
 def test_presets_reset_and_play():
     panel = demo()
     view = panel.view()
-    buttons = {button.description: button for button in view.box.children[2].children}
+    buttons = {button.description: button for button in view.buttons}
     assert list(buttons) == ["Start", "Narrow and late", "Reset"]
     buttons["Narrow and late"].click()
     assert panel.state() == {"t": 50.0, "rate": 0.5, "width": 4.0, "is_trained": 1.0}
@@ -469,6 +469,51 @@ def test_memory_is_flat_over_two_thousand_moves():
             gc.collect()
             resident.append(psutil.Process().memory_info().rss / 1e6)
     assert resident[1] - resident[0] < 5  # megabytes
+
+
+def draggable() -> Panel:
+    def draw(fig, data):
+        (ax,) = plots.columns(fig)
+        plots.frame(ax, "x", "y", xlim=(0, 10), ylim=(-10, 10))
+        return {"y": plots.points(ax, data["x"], data["y"])}
+
+    controls = {"x": slider("x", 0, 10, 5, step=0.5), "y": slider("y", -10, 10, 0, step=1)}
+    compute = lambda x, y: {"x": np.array([x]), "y": np.array([y])}
+    move = lambda artists, data: artists["y"].set(data["x"], data["y"])
+    words = lambda data, state: f"at {state['x']:.2f}, {state['y']:.2f}"
+    return Panel(compute, draw, move, controls, words, density=1.0, drag=[("x", "y")])
+
+
+def test_a_point_goes_where_it_is_dragged_and_no_farther_than_its_controls():
+    panel = draggable()
+    image = panel.view().image
+    image.place = {"point": 0, "u": (u := panel.picture().place_of(2.0, 7.0))[0], "v": u[1]}
+    assert panel.state() == pytest.approx({"x": 2.0, "y": 7.0}, abs=0.01)
+    assert image.points == [panel.picture().place_of(*panel.state().values())] and image.value == panel.png()
+    image.place = {"point": 0, "u": 2.0, "v": -1.0}
+    assert panel.state() == {"x": 10.0, "y": -10.0} and not panel.failed
+
+
+def test_keys_move_a_point_by_steps_and_merged_messages_lose_none():
+    panel = draggable()
+    image = panel.view().image
+    image.steps = [[1, 0]]
+    image.steps = [[3, -2]]  # three presses in one message
+    assert panel.state() == {"x": 6.5, "y": -2.0} and "x 6.5, y -2" in image.names[0]
+
+
+def test_without_anywidget_a_point_has_its_sliders(monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    monkeypatch.delitem(sys.modules, "ntkbook.panel.dragging", raising=False)
+    panel = draggable()
+    assert type(panel.view().image).__name__ == "Image"
+    handle(panel, "x").value = 20
+    assert panel.state()["x"] == 10.0 and panel.view().image.value == panel.png()
+
+
+def test_a_point_to_drag_needs_two_controls():
+    with pytest.raises(ValueError, match="Expected two controls"):
+        Panel(curves, build, update, demo().definitions, reading, drag=[("t", "nothing")])
 
 
 # ---------------------------------------------------------------- the guide

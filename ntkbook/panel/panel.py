@@ -46,6 +46,9 @@ class Panel:
             the picture has one dot per dot, and it is sharp when the handle rests for a moment.
         draft: a quicker, coarser `compute`, with the same arguments and arrays, for the time of the drag. For a
             compute slower than 40 ms.
+        main: the controls that the panel is about: as wide as the picture, right under it; the others fold away. By
+            default the one with a play button, or the first.
+        drag: pairs of controls that are the coordinates of a point in the first axes: the reader drags that point.
         warm: settings computed once at construction, so that nothing compiles later. By default the defaults, and each
             stop of each `choice` and `toggle`.
 
@@ -69,10 +72,13 @@ class Panel:
         size: tuple[Number, Number] = (8.6, 3.6),
         density: Number = 2.0,
         draft: Compute | None = None,
+        main: Sequence[str] = (),
+        drag: Sequence[tuple[str, str]] = (),
         warm: Sequence[Mapping[str, Number]] | None = None,
     ):
         words = {"title": title, "caption": caption, "presets": presets or {}}
-        spec = PanelSpec(compute, build, update, controls, reading, **words, size=size, density=density, draft=draft)
+        look = {"size": size, "density": density, "draft": draft, "main": tuple(main), "drag": tuple(drag)}
+        spec = PanelSpec(compute, build, update, controls, reading, **words, **look)
         for values in _stops_in_turn(spec.controls) if warm is None else warm:
             for is_draft in (False, True) if draft else (False,):
                 spec.computed({**spec.defaults, **spec.clean(values)}, is_draft=is_draft)
@@ -186,14 +192,14 @@ class Panel:
     def bake(self, *names: str, frames: int = 60, budget: int = 2_000_000) -> Baked:
         """One piece of HTML in which the controls `names` (one or two) still move, without a kernel or a network.
 
-        By default the control with a play button, or the first one. The other controls stay as they are now. The
+        By default the first main control. The other controls stay as they are now. The
         fragment has at most `budget` characters: frames are as sharp as that allows.
 
         Raises:
             ValueError: for unknown names, for three, and where even the plainest frames pass the budget.
         """
         known = self.spec.controls
-        chosen = names or tuple([n for n, c in known.items() if c.play] or list(known))[:1]
+        chosen = names or self.spec.main[:1]
         if len(chosen) > 2 or any(name not in known for name in chosen):
             raise ValueError(f"Expected one or two of {', '.join(known)} to bake, got {', '.join(chosen)}.")
         return bake(self.spec, self._values, chosen, frames, budget)
@@ -240,7 +246,7 @@ class Panel:
     def _show(self) -> None:
         if self._view is not None:
             png = self.picture(is_draft=True).png() if self.is_draft else self.png()
-            self._view.show(self._values, png, self.reading, is_error=self.failed)
+            self._view.show(self._values, png, self.reading, self._places(), is_error=self.failed)
 
     @_one_at_a_time
     def _on_widget(self, values: Mapping[str, float], *, is_dragged: bool = False) -> None:
@@ -250,6 +256,32 @@ class Panel:
             self.follow(dict(self._wanted), is_dragged=is_dragged)
         except Exception as error:
             self._tell(error)
+
+    def _places(self) -> list[list[float]]:
+        if not self.spec.drag:
+            return []
+        picture = self.picture(is_draft=self.is_draft)
+        return [picture.place_of(self._values[x], self._values[y]) for x, y in self.spec.drag]
+
+    @_one_at_a_time
+    def _on_drag(self, point: int, u: float, v: float) -> None:
+        """A reader dragged a point to a place of the picture: it goes as far as its controls let it."""
+        pair = self.spec.drag[point]
+        xy = self.picture(is_draft=self.is_draft).point_at(u, v)
+        ranges = (self.spec.controls[name].range for name in pair)
+        values = {name: min(max(to, low), high) for name, to, (low, high) in zip(pair, xy, ranges)}
+        self._on_widget(values, is_dragged=True)
+
+    @_one_at_a_time
+    def _on_step(self, point: int, right: int, up: int) -> None:
+        """A reader pressed arrow keys on a point: so many steps of its controls."""
+        stepped = {}
+        for name, steps in zip(self.spec.drag[point], (right, up)):
+            if steps:
+                control = self.spec.controls[name]
+                index = control.index_of(self._wanted[name]) + steps
+                stepped[name] = control.value_at(min(max(index, 0), control.steps))
+        self._on_widget(stepped, is_dragged=True)
 
     @_one_at_a_time
     def follow(self, values: Mapping[str, float], *, is_dragged: bool) -> None:
@@ -290,7 +322,9 @@ class Panel:
         if self._view is None and has_widgets():
             from .widgets import PanelView
 
-            self._view = PanelView(self.spec, self._values, self.png(), self.reading, self.failed, self._on_widget)
+            now = self._values, self.png(), self.reading, self.failed
+            self._view = PanelView(self.spec, *now, self._on_widget)
+            self._view.listen(self._places(), self._on_drag, self._on_step)
             if event_loop() is not None:
                 self.picture(is_draft=True).png()  # its axes are drawn now: the first drag need not wait for them
         return self._view

@@ -84,6 +84,18 @@ class Picture:
         """The picture as a PNG file with a transparent background."""
         return png_bytes(self.rgba())
 
+    def place_of(self, x: float, y: float) -> list[float]:
+        """Where a point of the first axes is, as shares of the picture's width and height from its lower left."""
+        pixels = self.figure.axes[0].transData.transform((x, y))
+        u, v = self.figure.transFigure.inverted().transform(pixels)
+        return [round(float(u), 5), round(float(v), 5)]
+
+    def point_at(self, u: float, v: float) -> tuple[float, float]:
+        """The point of the first axes at a place of the picture."""
+        pixels = self.figure.transFigure.transform((u, v))
+        x, y = self.figure.axes[0].transData.inverted().transform(pixels)
+        return float(x), float(y)
+
     def _redraw_background(self) -> None:
         self._moving = moving_artists(self.figure)
         for artist in self._moving:

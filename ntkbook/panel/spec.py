@@ -40,10 +40,19 @@ class PanelSpec:
     size: tuple[Number, Number] = (8.6, 3.6)
     density: Number = 2.0
     draft: Compute | None = None
+    main: tuple[str, ...] = ()
+    drag: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         _same_names(self.compute, self.controls)
         object.__setattr__(self, "controls", dict(self.controls))
+        main = self.main or tuple([n for n, c in self.controls.items() if c.play] or list(self.controls))[:1]
+        for name, value in (("main", tuple(main)), ("drag", tuple(tuple(pair) for pair in self.drag))):
+            object.__setattr__(self, name, value)
+        self.clean({name: self.controls[name].default if name in self.controls else 0 for name in self.main})
+        for pair in self.drag:
+            if len(pair) != 2 or any(name not in self.controls for name in pair):
+                raise ValueError(f"Expected two controls for each point to drag, got {pair}.")
         presets = {label: self.clean(values) for label, values in self.presets.items()}
         object.__setattr__(self, "presets", presets)
 

@@ -5,7 +5,7 @@ control has two faces that follow each other: a labelled field for exact values 
 """
 
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -15,6 +15,7 @@ from .controls import Control
 from .spec import PanelSpec
 
 Moved = Callable[..., None]
+Places = Sequence[Sequence[float]]
 
 
 class ControlView:
@@ -68,33 +69,57 @@ class PanelView:
             for name, control in spec.controls.items()
         }
         width = f"{spec.size[0] * 100:.0f}px"
-        self.image = ipywidgets.Image(
-            value=png, format="png", layout={"width": width, "max_width": "100%", "object_fit": "contain"}
-        )
+        self._spec = spec
+        self.image = _picture(spec, png, {"width": width, "max_width": "100%", "object_fit": "contain"})
         self.reading = ipywidgets.HTML(reading_html(reading, is_error=is_error))
         self.buttons = [_button(label, preset, moved) for label, preset in spec.presets.items()]
         self.buttons.append(_button("Reset", spec.defaults, moved))
         wrap = {"display": "flex", "flex_flow": "row wrap", "align_items": "center"}
         columns = {"display": "grid", "grid_template_columns": f"repeat(auto-fit, minmax({label_width + 300}px, 1fr))"}
+        others = [view.row for name, view in self.controls.items() if name not in spec.main]
+        for name in spec.main:
+            for counter in self.controls[name].counters[:1]:
+                counter.layout.max_width = None
+        self.folded = ipywidgets.Box(others, layout={**columns, "display": "none"})
+        self.fold = ipywidgets.ToggleButton(description="More controls", icon="sliders", layout={"width": "auto"})
+        unfolded = lambda is_open: "grid" if is_open else "none"
+        self.fold.observe(lambda change: setattr(self.folded.layout, "display", unfolded(change["new"])), names="value")
         head = [ipywidgets.HTML(_head_html(spec))] if spec.title or spec.caption else []
         self.box = ipywidgets.VBox(
             [
                 *head,
-                ipywidgets.Box([view.row for view in self.controls.values()], layout=columns),
-                ipywidgets.Box(self.buttons, layout=wrap),
                 self.image,
+                *[self.controls[name].row for name in spec.main],
                 self.reading,
+                ipywidgets.Box([*self.buttons, *([self.fold] if others else [])], layout=wrap),
+                self.folded,
                 ipywidgets.HTML(names_html(), layout={"display": "none"}),
             ],
             layout={"max_width": f"{max(1.0, spec.size[0]) * 100:.0f}px"},
         )
         self.box.add_class("ntkbook-panel")
 
-    def show(self, values: Mapping[str, float], png: bytes, reading: str, *, is_error: bool) -> None:
-        """Show other values, with their picture and reading."""
+    def listen(self, places: Places, dragged: Any, stepped: Any) -> None:
+        """Let the points of the picture be dragged from `places`, if the picture can do that."""
+        self._place(places)
+        if hasattr(self.image, "points"):
+            self.image.listen(dragged, stepped)
+
+    def _place(self, places: Places) -> None:
+        if hasattr(self.image, "points"):
+            self.image.points = places
+            value = lambda name: self.controls[name].control.words(self.controls[name].field.value)
+            label = lambda name: f"{_label(self.controls[name].control)} {value(name)}"
+            self.image.names = [f"Point to drag: {label(x)}, {label(y)}" for x, y in self._spec.drag]
+
+    def show(
+        self, values: Mapping[str, float], png: bytes, reading: str, places: Places = (), *, is_error: bool
+    ) -> None:
+        """Show other values, with their picture and reading, and the places of its points."""
         for name, value in values.items():
             self.controls[name].show(value)
         self.image.value = png
+        self._place(places)
         self.show_reading(reading, is_error=is_error)
 
     def show_reading(self, text: str, *, is_error: bool) -> None:
@@ -102,6 +127,18 @@ class PanelView:
 
     def bundle(self) -> dict[str, Any]:
         return view_bundle(self.box)
+
+
+def _picture(spec: PanelSpec, png: bytes, layout: dict[str, str]) -> Any:
+    """A picture whose points can be dragged, if there are any and anywidget is there; otherwise one to look at."""
+    if spec.drag:
+        try:
+            from .dragging import DragPicture
+        except ModuleNotFoundError:
+            pass
+        else:
+            return DragPicture(value=png, layout=layout, points=[[0.5, 0.5]] * len(spec.drag))
+    return ipywidgets.Image(value=png, format="png", layout=layout)
 
 
 def view_bundle(box: Any) -> dict[str, Any]:

@@ -215,6 +215,8 @@ def one_example() -> Panel:
         "star moves the other predictions too (left). The green curve, one row of the kernel, says how much (right).",
         presets={model.name[0].upper() + model.name[1:]: {"model": i} for i, model in MODELS.items()},
         size=(9.5, 3.6),
+        main=("x0",),
+        drag=[("x0", "y0")],
         warm=[{"model": 5}, {"model": 6}],
     )
 

@@ -213,7 +213,10 @@ class Lab(Page):
         """The live panels of the notebook, from the top."""
         self.page.wait_for_selector(".ntkbook-panel img")
         found = self.page.locator(".ntkbook-panel")
-        return [ShownPanel(self, found.nth(i)) for i in range(found.count())]
+        shown = [ShownPanel(self, found.nth(i)) for i in range(found.count())]
+        for panel in shown:
+            panel.unfold()
+        return shown
 
     def theme(self, name: str) -> None:
         """Switch to "JupyterLab Light" or "JupyterLab Dark", and wait until it is there."""
@@ -250,6 +253,13 @@ class ShownPanel:
     def __init__(self, lab: Lab, box: Any):
         self.lab, self.box = lab, box
         self.handles = box.locator(".noUi-handle")
+
+    def unfold(self) -> None:
+        """Bring all controls into sight."""
+        fold = self.box.get_by_role("button", name="More controls")
+        if fold.count() and not self.handles.last.is_visible():
+            fold.click()
+            self.handles.last.wait_for(state="visible")
 
     def reading(self) -> str:
         return self.box.locator(".ntkbook-reading").inner_text()

@@ -180,6 +180,28 @@ def test_after_a_restart_run_all_brings_the_panel_back(shown):
     panel.wait_for_reading("At t = 3.63,")
 
 
+def test_a_point_is_dragged_clicked_and_moved_by_keys(new_lab, artifacts):
+    with new_lab() as lab:
+        lab.open(notebook("from ntkbook.panels import PANELS\nPANELS['one_example']()"), "drag.ipynb")
+        lab.run_all()
+        panel, page = lab.panels()[0], lab.page
+        point = panel.box.locator(".ntkbook-point")
+        start, before = panel.reading(), panel.picture()
+        box = point.bounding_box()
+        page.mouse.move(box["x"] + 16, box["y"] + 16)
+        page.mouse.down()
+        page.mouse.move(box["x"] - 64, box["y"] + 76, steps=5)
+        page.mouse.up()
+        panel.wait_for_another_reading(start)
+        panel.wait_for_dots(1900)  # at rest
+        dragged, moved = panel.reading(), point.bounding_box()
+        assert panel.picture() != before and moved["x"] < box["x"] - 40 and moved["y"] > box["y"] + 40
+        point.press("ArrowUp")
+        panel.wait_for_another_reading(dragged)
+        assert "example x₀" in point.get_attribute("aria-label")
+        panel.screenshot(artifacts / "dragged.png")
+
+
 # ---------------------------------------------------------------- every panel of the book
 
 
