@@ -100,12 +100,6 @@ def test_a_chapter_shows_its_panel_without_a_kernel(path):
     assert any("image/png" in view or "image/svg+xml" in view for view in views)
 
 
-# chapters whose second edition is under way: what is asked of all others is not yet asked of them
-UNDER_WAY = {"00", "01"}
-FINISHED = [path for path in CHAPTERS if path.stem[:2] not in UNDER_WAY]
-in_finished = pytest.mark.parametrize("path", FINISHED, ids=[path.stem for path in FINISHED])
-
-
 @in_chapters
 def test_the_answer_to_a_prediction_does_not_stand_in_the_notebook(path):
     sources = "\n".join(source for _, source in code_cells(read(path)))
@@ -198,7 +192,7 @@ def test_a_dead_pointer_is_seen():
     ]
 
 
-@in_finished
+@in_chapters
 def test_the_five_questions_are_answered_in_the_solutions(path):
     """One paragraph for each question, in its order."""
     asked = numbered(read(path), "**Five questions")
@@ -213,7 +207,7 @@ def numbered(notebook, head):
     return re.findall(r"^\d\. (.+?)(?=^\d\. |\n\n|\Z)", text.split(head)[1], re.M | re.S)
 
 
-@in_finished
+@in_chapters
 def test_every_claim_excludes_a_rival(path):
     for row in claims.claims_in(read(path)):
         assert row.get("rival", "").endswith("(excluded)"), f"{row['sentence']}: {row.get('rival') or 'no rival'}"
