@@ -71,7 +71,7 @@ def pytree(cls: type) -> type:
 
     cls.__post_init__ = __post_init__
     if "__repr__" not in cls.__dict__:
-        cls.__repr__ = one_line
+        cls.__repr__ = one_line  # pyright: ignore
     cls = dataclass(frozen=True, repr=False)(cls)
     leaves = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("static")]
     statics = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]

@@ -91,7 +91,7 @@ def binder():
     """The pins of those and of what they need, less Jupyter, which Binder brings."""
     lines = CONSTRAINTS.read_text().splitlines()
     pinned = {same(line.split("==")[0]): line for line in lines if "==" in line}
-    chosen = [pinned[name] for name in sorted(closure(wanted(), BROUGHT_BY_BINDER))]
+    chosen = [pinned[name] for name in sorted(closure(wanted(), BROUGHT_BY_BINDER))]  # pyright: ignore
     return "# Written by `make lock`. Third-party only, so that the layer stays cached.\n" + "\n".join(chosen) + "\n"
 
 

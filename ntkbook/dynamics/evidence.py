@@ -102,13 +102,13 @@ def fit(
 
     checks.positive_int(steps, "steps")
     start = float(log_marginal_likelihood(net, x, y, noise=noise, get=get))  # all checks of the arguments
-    if not noise > 0:
+    if not noise > 0:  # pyright: ignore
         raise ValueError(f"Expected a positive noise to start from, got {noise}.")
     x, y = checks.as_array(x, "x"), checks.as_array(y, "y")
     tuned = tunable(net)
     names = [number.path for number in tuned]
     floor = 1e4 * float(jnp.finfo(y.dtype).eps) * float(jnp.diagonal(getattr(kernel(net, x), get)).mean())
-    log_noise = np.log(max(float(noise) - floor, floor * 1e-3))
+    log_noise = np.log(max(float(noise) - floor, floor * 1e-3))  # pyright: ignore
     bounds = np.array([(number.low, number.high) for number in tuned] + [(-np.inf, np.inf)]).T
     theta = jnp.asarray([*(float(number.value) for number in tuned), log_noise], y.dtype)
     loss = lambda theta: -_evidence_at(theta, net, x, y, floor, get)
@@ -119,7 +119,7 @@ def fit(
         value, slope = jax.value_and_grad(loss)(theta)
         with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in whole numbers
             change, state = search.update(slope, state, theta, value=value, grad=slope, value_fn=loss)
-            theta = jnp.clip(optax.apply_updates(theta, change), *bounds.astype(theta.dtype))
+            theta = jnp.clip(optax.apply_updates(theta, change), *bounds.astype(theta.dtype))  # pyright: ignore
         return theta, state, -loss(theta)
 
     state, trail, evidence = search.init(theta), [theta], [start]

@@ -30,7 +30,7 @@ class KrylovSolution:
     residual: float  # largest |r - K alpha - d alpha/ds| / |r| over times and outputs, r = y - f0, s = lr t
     iterations: int
 
-    __repr__ = one_line
+    __repr__ = one_line  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class KrylovFlow(Training):
     progress: bool
     is_full = False
 
-    __repr__ = one_line
+    __repr__ = one_line  # pyright: ignore
 
     def _times(self, t):
         return np.asarray(checked_times(t), float)  # on the host, in full precision
@@ -182,7 +182,7 @@ def _lanczos_gain(flow, r, s):
         "tjc,jnc->tnc", jnp.asarray(weights * np.asarray(norms, float)).astype(r.dtype), basis[: len(alphas)]
     )
     alpha, rest = combine(gains), combine(decays)
-    unit = [at(a) / jnp.asarray(scale, r.dtype) for a in alpha]
+    unit = [at(a) / jnp.asarray(scale, r.dtype) for a in alpha]  # pyright: ignore
     gaps = jnp.linalg.norm(r - jnp.stack(unit) - rest, axis=1) / jnp.where(norms > 0, norms, 1)
     return alpha * (size / jnp.asarray(scale, r.dtype)), float(gaps.max()), len(alphas)
 

@@ -48,7 +48,7 @@ class Training:
         rows = self.y.size if self.is_full else self.y.shape[0]
         columns = alpha.reshape(-1, rows, self.y.size // rows)
         at = self.k if callable(self.k) else lambda v: self.k @ v
-        return jnp.stack([at(v) for v in columns]).reshape(alpha.shape)
+        return jnp.stack([at(v) for v in columns]).reshape(alpha.shape)  # pyright: ignore
 
     @property
     def rank(self) -> Array:

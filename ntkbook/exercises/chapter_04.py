@@ -196,11 +196,11 @@ LINEAR_STEPS = Exercise(
         ),
         Mistake(
             "one step is missing: `steps` of them, counted from the start.",
-            lambda *arguments: _linear_steps(*arguments[:-1], arguments[-1] - 1),
+            lambda *arguments: _linear_steps(*arguments[:-1], arguments[-1] - 1),  # pyright: ignore
         ),
         Mistake(
             "there is one step too many: `steps` of them, counted from the start.",
-            lambda *arguments: _linear_steps(*arguments[:-1], arguments[-1] + 1),
+            lambda *arguments: _linear_steps(*arguments[:-1], arguments[-1] + 1),  # pyright: ignore
         ),
         Mistake(
             "the factor 1/n is that of the test points. The loss is a mean over the training points.",

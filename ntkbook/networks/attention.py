@@ -6,6 +6,8 @@ averages of their zeta are duals of activations again. Hron et al. 2020 (arXiv:2
 NTK for 1/sqrt(d) scaling and any elementwise zeta follows from the same limit and is held against finite networks.
 """
 
+# pyright: reportGeneralTypeIssues=false
+
 from functools import partial
 from typing import Any
 

@@ -7,6 +7,8 @@ positions of a pair together: its rule is a mean over shifts along diagonals, on
 Arora et al. 2019 (CNTK), section 4 and appendix; Novak et al. 2019, section 2.
 """
 
+# pyright: reportGeneralTypeIssues=false
+
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any

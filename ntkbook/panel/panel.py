@@ -171,7 +171,7 @@ class Panel:
     def png(self) -> bytes:
         """The picture as it is now, as a PNG file."""
         self._png = self._png or self.picture().png()
-        return self._png
+        return self._png  # pyright: ignore
 
     @_one_at_a_time
     def picture(self, *, is_draft: bool = False) -> Picture:

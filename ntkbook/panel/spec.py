@@ -62,7 +62,7 @@ class PanelSpec:
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             is_address = name in _FUNCTIONS and value is not None
-            object.__setattr__(self, name, pkgutil.resolve_name(value) if is_address else value)
+            object.__setattr__(self, name, pkgutil.resolve_name(value) if is_address else value)  # pyright: ignore
 
     @property
     def defaults(self) -> dict[str, float]:

@@ -33,7 +33,7 @@ MIX = np.linspace(-2, 3, 41)  # a: the input is a x_zero + (1 - a) x_one
 
 def network():
     """The network of the panel, two hidden layers of erf without biases; its width is not used."""
-    layer = Dense(1, W_STD)
+    layer = Dense(1, W_STD)  # pyright: ignore
     return serial(layer, Erf(), layer, Erf(), layer)
 
 
