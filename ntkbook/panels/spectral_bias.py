@@ -246,7 +246,7 @@ def _read_image(data, state):
 def image_bandwidth() -> Panel:
     """An infinite ReLU network on Fourier features learns the grey value of a pixel from its place.
 
-    Tancik et al. 2020, Fig. 1 and section 6, in the limit of many random features.
+    Tancik et al. 2020, Fig. 1, in the limit of many random features.
     """
     return Panel(
         image_arrays,
