@@ -43,7 +43,7 @@ def shares(outputs):
 @functools.cache
 def eigenvalues(bias):
     """Of the infinite network's kernel over n, (33,), by frequency: the Fourier coefficients of its first row."""
-    net = serial(Dense(1, SCALE, B_STD if bias else 0.0), Relu(), Dense(1, SCALE))
+    net = serial(Dense(1, SCALE, B_STD if bias else 0.0), Relu(), Dense(1, SCALE, 0.0))
     return np.fft.rfft(np.asarray(ntk(net, jnp.asarray(X[:1]), jnp.asarray(X)))[0]).real / len(X)
 
 
