@@ -30,6 +30,7 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "straight_line": _lazy("kernel_principal_components", "straight_line"),
     "noisy_labels": _lazy("kernel_principal_components", "noisy_labels"),
     "classifier": _lazy("beyond_squared_loss", "classifier"),
+    "parameterizations": _lazy("parameterizations", "parameterizations"),
     "spectral_bias": _lazy("spectral_bias", "spectral_bias"),
     "image_bandwidth": _lazy("spectral_bias", "image_bandwidth"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
