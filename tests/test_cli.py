@@ -158,7 +158,11 @@ def test_ctrl_c_is_one_word_and_ends_the_kernel(tmp_path):
         notebook("import os, time; print(os.getpid(), file=open('pid', 'w')); time.sleep(60)"), tmp_path / "00.ipynb"
     )
     nbformat.write(notebook("open('went on', 'w')"), tmp_path / "01.ipynb")
-    command = [sys.executable, "-m", "ntkbook", "claims", str(tmp_path)]
+    # a shell that runs the tests in the background has switched Ctrl-C off for them: on again, as at a terminal
+    listen = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", listen, sys.executable, "-m", "ntkbook", "claims", str(tmp_path)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with subprocess.Popen(command, start_new_session=True, **pipes) as process:  # pyright: ignore[reportCallIssue]
         try:
