@@ -119,7 +119,8 @@ def columns(
 
     The margins are fixed: axes stand still while their contents move. `columns(fig)` makes one.
 
-    >>> left, right = columns(fig, 3, 2)
+    >>> from matplotlib.figure import Figure
+    >>> left, right = columns(Figure(), 3, 2)
     """
     ratios = ratios or (1.0,)
     rooms = [float(label_room)] * len(ratios) if isinstance(label_room, (int, float)) else list(label_room)

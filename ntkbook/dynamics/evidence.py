@@ -30,7 +30,7 @@ def log_marginal_likelihood(
     mode for those without a traced depth. With get="ntk" it is the evidence of the process whose covariance is the NTK.
 
     >>> from ntkbook import Dense
-    >>> float(log_marginal_likelihood(Dense(1), jnp.zeros((1, 2)), jnp.zeros(1), noise=1.0).round(3))
+    >>> print(f"{log_marginal_likelihood(Dense(1), jnp.zeros((1, 2)), jnp.zeros(1), noise=1.0):.3f}")
     -0.919
 
     Raises:

@@ -101,7 +101,9 @@ def gradient_flow(
     >>> import jax.numpy as jnp
     >>> flow = gradient_flow(jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0]), lr=0.1)
     >>> flow.test(jnp.array([0.0, 10.0, jnp.inf]), jnp.array([[1.0, 0.5]])).round(3)
-    Array([0.   , 0.393, 1.   ], dtype=...)
+    Array([[0.   ],
+           [0.393],
+           [1.   ]], dtype=...)
 
     Raises:
         TypeError, ValueError: for a kernel that is not square, symmetric, positive semi-definite and finite, targets of

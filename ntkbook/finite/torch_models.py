@@ -20,8 +20,8 @@ def from_torch(module: Any) -> tuple["TorchFunction", dict[str, np.ndarray]]:
 
     params are those that require gradients, by name, as numpy arrays; everything else stays as it is now.
 
-    >>> f, params = from_torch(model.eval())
-    >>> empirical_ntk(f, params, x)
+    >>> f, params = from_torch(model.eval())  # doctest: +SKIP
+    >>> empirical_ntk(f, params, x)  # doctest: +SKIP
 
     Raises:
         ImportError: without PyTorch.

@@ -146,7 +146,7 @@ class Sequential(Layer):
 def serial(*layers: Layer) -> Sequential:
     """A network of `layers`, one after another.
 
-    >>> serial(Dense(512, W_std=1.5, b_std=0.05), Relu(), Dense(1))
+    >>> net = serial(Dense(512, W_std=1.5, b_std=0.05), Relu(), Dense(1))
 
     Raises:
         TypeError: if one of them is not a layer (`Relu` instead of `Relu()`, say).

@@ -1,0 +1,30 @@
+"""The examples in docstrings run, and print what they say."""
+
+import doctest
+import importlib
+import pkgutil
+import types
+
+import jax.numpy as jnp
+
+import ntkbook as nb
+
+# the names that an example need not import: those of the table of contents
+NAMES = {"nb": nb, "jnp": jnp} | {name: value for name, value in vars(nb).items() if not name.startswith("_")}
+NO_MODULES = ("ntkbook.__main__", "ntkbook.notebooks")
+
+
+def examples(module):
+    """(failed, tried) examples of a module; doctest prints what went wrong."""
+    return doctest.testmod(module, extraglobs=NAMES, optionflags=doctest.ELLIPSIS)
+
+
+def test_the_examples_run():
+    names = [found.name for found in pkgutil.walk_packages(nb.__path__, "ntkbook.")]
+    results = [examples(importlib.import_module(name)) for name in names if not name.startswith(NO_MODULES)]
+    assert sum(result.attempted for result in results) > 40
+    assert sum(result.failed for result in results) == 0
+
+
+def test_a_wrong_example_is_seen():
+    assert examples(types.ModuleType("wrong", ">>> 1 + 1\n3\n")).failed == 1
