@@ -113,6 +113,14 @@ def test_stored_double_descent():
     assert error.argmax() == 3  # as many features as examples
 
 
+def test_gradient_of_double_descent():
+    f = lambda psi, ridge: random_features_error(nb.Relu(), psi, 3.0, ridge=ridge, noise=0.25)
+    for i, slope in enumerate(jax.grad(f, argnums=(0, 1))(2.0, 0.1)):
+        step = np.eye(2)[i] * 1e-5
+        finite = (f(2.0 + step[0], 0.1 + step[1]) - f(2.0 - step[0], 0.1 - step[1])) / 2e-5
+        np.testing.assert_allclose(slope, finite, rtol=1e-5)
+
+
 def simulated_random_features(psi_1, psi_2, ridge, noise, rng, d=50):
     N, n = int(psi_1 * d), int(psi_2 * d)
     sphere = lambda m: (lambda g: g / np.linalg.norm(g, axis=1, keepdims=True) * d**0.5)(rng.normal(size=(m, d)))

@@ -18,7 +18,14 @@ from ..networks.activations import Activation
 from ..networks.layers import standard_normals
 from .spectrum import eigenmodes
 
-_HALVINGS = 200
+
+def _root(f, low, high, args):
+    """The root of a scalar function f(x, args) between two numbers; differentiable in args."""
+    import optimistix
+
+    bounds = {"lower": low, "upper": high}
+    solver = optimistix.Bisection(rtol=2 * float(jnp.finfo(high.dtype).eps), atol=0.0)
+    return optimistix.root_find(f, solver, (low + high) / 2, args, bounds, throw=False, max_steps=300).value
 
 
 def learning_curve(
@@ -83,21 +90,19 @@ def _learning_curve(lam, power, count, n, ridge, noise):
 def _effective_ridge(lam, count, n, ridge):
     """The z > 0 with ridge/z + sum lambda/(n lambda + z) = 1, or 0 where n exceeds the modes without ridge."""
     total = ridge + (count * lam).sum()
-    excess = lambda z: ridge / z + (count * lam / (n * lam + z)).sum(axis=-1, keepdims=True) - 1
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = (low + high) / 2
-        is_above = excess(jnp.exp(middle)) > 0
-        return jnp.where(is_above, middle, low), jnp.where(is_above, high, middle)
+    def excess(log_z, args):
+        ridge, n = args
+        z = jnp.exp(log_z)
+        return ridge / z + (count * lam / (n * lam + z)).sum() - 1
 
-    high = jnp.broadcast_to(jnp.log(total), n.shape)
-    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (high - 60, high))
-    z = jax.lax.stop_gradient(jnp.exp((low + high) / 2))
-    # One step of Newton from the root: it carries the derivatives with respect to everything.
-    slope = jax.lax.stop_gradient(jax.jvp(excess, (z,), (jnp.ones_like(z),))[1])
-    is_root = z > total * 1e-25
-    return jnp.where(is_root, z - excess(z) / jnp.where(is_root, slope, 1), 0)
+    def one(n, ridge):
+        low = jnp.log(total) - 60
+        has_root = excess(low, (ridge, n)) > 0
+        safe = (jnp.where(has_root, ridge, total), n)  # with this ridge there is one always
+        return jnp.where(has_root, jnp.exp(_root(excess, low, low + 61, safe)), 0)
+
+    return jnp.vectorize(one)(n, ridge)
 
 
 def random_features_error(
@@ -147,16 +152,15 @@ def _random_features_error(activation, psi_1, psi_2, ridge, noise, linear, nonli
     mu_star_2 = activation.variance(one)[0] - mu0_2 - mu1_2
     zeta2, s2 = mu1_2 / mu_star_2, psi_1 * psi_2 * ridge / mu_star_2
     u = lambda p: p + zeta2 * p / (1 + zeta2 * p)
-    smaller = jnp.minimum(psi_1, psi_2)
 
-    def halve(_, bounds):
-        low, high = bounds
-        p = (low + high) / 2
-        is_below = (u(p) < smaller) & ((psi_1 - u(p)) * (psi_2 - u(p)) > p * s2)
-        return jnp.where(is_below, p, low), jnp.where(is_below, high, p)
+    def gap(p, args):
+        """Falls with p; beyond u(p) = min(psi_1, psi_2), where the product would turn, by what u exceeds it."""
+        psi_1, psi_2, s2 = args
+        room = jnp.minimum(psi_1, psi_2) - u(p)
+        return jnp.where(room > 0, (psi_1 - u(p)) * (psi_2 - u(p)), room) - p * s2
 
-    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(psi_1), smaller))
-    x, z = -(low + high) / 2, zeta2  # chi = nu_1 nu_2 < 0
+    solve = lambda psi_1, psi_2, s2: _root(gap, 0 * psi_1, jnp.minimum(psi_1, psi_2), (psi_1, psi_2, s2))
+    x, z = -jnp.vectorize(solve)(psi_1, psi_2, s2), zeta2  # chi = nu_1 nu_2 < 0
     E0 = (
         -(x**5) * z**3
         + 3 * x**4 * z**2
