@@ -119,7 +119,6 @@ def columns(
 
     The margins are fixed: axes stand still while their contents move. `columns(fig)` makes one.
 
-    >>> from matplotlib.figure import Figure
     >>> left, right = columns(Figure(), 3, 2)
     """
     ratios = ratios or (1.0,)
