@@ -19,12 +19,22 @@ def key():
     return jax.random.key(0)
 
 
+def optimize(is_on):
+    jax.config.update("jax_disable_most_optimizations", not is_on)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized_file(request):
+    """A file that says `OPTIMIZED = True` runs longer than it compiles: networks in training, many seeds."""
+    optimize(getattr(request.module, "OPTIMIZED", False))
+
+
 @pytest.fixture
-def optimized():
-    """For tests that run longer than they compile: networks in training, many seeds, convolutions."""
-    jax.config.update("jax_disable_most_optimizations", False)
+def optimized(request):
+    """The same for one test."""
+    optimize(True)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    optimize(getattr(request.module, "OPTIMIZED", False))
 
 
 @pytest.fixture

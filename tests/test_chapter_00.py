@@ -10,6 +10,8 @@ from ntkbook.exercises import chapter_00
 from ntkbook.panels import PANELS
 from ntkbook.panels import start_here as chapter
 
+OPTIMIZED = True
+
 
 @pytest.fixture(scope="module")
 def panel():
@@ -32,7 +34,6 @@ def library_network(i, width):
     return chapter.network(width), jax.tree.map(jnp.asarray, params)
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("width, steps", [(8, 0), (64, 1), (512, 30)])
 def test_the_curves_are_those_of_networks_trained_by_the_library(panel, width, steps):
     times = [int(step) for step in chapter.STEPS if step <= steps]
@@ -66,7 +67,7 @@ def test_the_law_is_that_of_linear_networks_followed_step_by_step(panel):
 
 def test_wide_networks_end_in_the_band_and_narrow_ones_leave_it(panel):
     assert at(panel, t=20.0, width=512)["inside"] > 0.9
-    assert at(panel, t=20.0, width=8)["inside"] < 0.9
+    assert at(panel, t=20.0, width=4)["inside"] < 0.8
     closed = np.abs(chapter.GRID[:, None] - chapter.X_TRAIN).argmin(0)
     assert at(panel, t=20.0, width=512)["sd"][closed].max() < 0.1 < at(panel, t=20.0)["sd"].max()
 
@@ -76,6 +77,24 @@ def test_the_panel_is_finite_everywhere(panel):
         for t in chapter.LR * chapter.STEPS[[0, 1, -1]]:
             assert all(np.isfinite(array).all() for array in at(panel, width=width, t=t).values())
             assert not panel.failed
+
+
+def test_points_can_be_dragged_and_the_law_and_the_networks_follow(panel):
+    """To any place, onto each other too; while they move the law is there at once, and the networks come at rest."""
+    panel.reset()
+    assert repr(panel) == "Panel(t=0, width=512)"
+    moved = {"t": 20.0, "width": 64.0, "x1": -2.8, "y1": 2.0}
+    sketch, line = panel.spec.computed({**panel.spec.defaults, **moved}, is_draft=True)
+    assert sketch["networks"].shape == (0, len(chapter.GRID)) and "when you let go" in line
+    data = at(panel, **moved)
+    assert np.array_equal(data["mean"], sketch["mean"]) and "x1=-2.8" in repr(panel)
+    assert data["networks"].shape == (chapter.NETWORKS, len(chapter.GRID)) and data["inside"] > 0.8
+    there = np.abs(chapter.GRID + 2.8).argmin()
+    assert abs(data["mean"][there] - 2.0) < 0.1 > np.abs(data["networks"][:, there] - 2.0).mean()
+    assert len(panel.spec.computed(panel.state(), is_draft=True)[0]["networks"]) == chapter.NETWORKS
+    data = at(panel, x1=0.9, y1=2.0, x2=0.9, y2=-2.0, y4=0.0)  # three points in one place: their mean is learnt
+    assert abs(data["mean"][np.abs(chapter.GRID - 0.9).argmin()]) < 0.1
+    panel.reset()
 
 
 def test_the_mission_is_met_at_one_stop(panel):

@@ -243,7 +243,7 @@ SPREAD = 0.3
 
 
 def mission(panel: Panel) -> Mission:
-    """The earliest time at which ten networks of width 512 spread less than 0.3, on the panel "sine_ensemble"."""
+    """The earliest time at which networks of width 512 spread less than 0.3, on the panel "sine_ensemble"."""
     return Mission(
         panel,
         "At width 512, find the earliest time on the slider at which the spread of the networks is below 0.3.",
@@ -257,7 +257,7 @@ def _is_earliest(data: dict[str, Any], state: dict[str, float]) -> bool:
     if state["width"] != 512 or float(data["spread"]) >= SPREAD or state["t"] <= 0:
         return False
     at = int(np.argmin(np.abs(LR * STEPS - state["t"])))
-    return float(arrays(LR * STEPS[at - 1], state["width"])["spread"]) >= SPREAD
+    return float(arrays(**{**state, "t": LR * STEPS[at - 1]})["spread"]) >= SPREAD
 
 
 EXERCISES = {

@@ -217,7 +217,9 @@ class Panel:
         return view.box
 
     def __repr__(self) -> str:
-        return "Panel(" + ", ".join(f"{n}={_short(self.spec.controls[n], v)}" for n, v in self._values.items()) + ")"
+        defaults, dragged = self.spec.defaults, {name for pair in self.spec.drag for name in pair}
+        told = {n: v for n, v in self._values.items() if n not in dragged or v != defaults[n]}
+        return "Panel(" + ", ".join(f"{n}={_short(self.spec.controls[n], v)}" for n, v in told.items()) + ")"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """A live widget where there is a kernel; elsewhere a picture, and failing that one line of text."""
