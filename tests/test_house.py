@@ -25,6 +25,9 @@ dynamics
 dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
 dynamics/gaussian dynamics/ensemble
 dynamics/evidence dynamics/fluctuations dynamics/learning_curves
+neural_tangents/kernels neural_tangents/wiring neural_tangents/activations neural_tangents/stax
+neural_tangents/batching neural_tangents/empirical neural_tangents/predict
+neural_tangents
 claims
 plots figures
 panel/controls panel/accessible panel/stamps panel/spec panel/picture panel/bake panel/dragging

@@ -1,0 +1,321 @@
+"""The guest's predictions, in its units: the loss is half the mean over all entries of y, and t=None is infinity.
+
+Targets may have any axes: those in `trace_axes` are outputs that share a kernel, the others have two axes in it each,
+as (n1, n2, a, a). Kernels may be numpy arrays and slightly asymmetric. `diag_reg` is relative to the mean of the
+kernel's diagonal, unless `diag_reg_absolute_scale`.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .. import checks
+from ..dynamics import ensemble, gradient, losses
+from .kernels import words_of
+
+
+class Gaussian(NamedTuple):
+    """Mean and covariance."""
+
+    mean: Any
+    covariance: Any
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["fx_train", "fx_test", "qx_train", "qx_test"], meta_fields=[])
+@dataclass(frozen=True)
+class ODEState:
+    """Outputs, and their velocities where there is momentum."""
+
+    fx_train: Any = None
+    fx_test: Any = None
+    qx_train: Any = None
+    qx_test: Any = None
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Targets of any shape as a matrix: rows are the axes that the kernel has, columns those that share it."""
+
+    shape: tuple[int, ...]
+    traced: tuple[int, ...]
+
+    @property
+    def order(self) -> list[int]:
+        return [*(axis for axis in range(len(self.shape)) if axis not in self.traced), *self.traced]
+
+    def matrix(self, outputs: Any, count: int | None = None) -> Array:
+        """Outputs at `count` points (those of the targets), or one number, as rows and columns."""
+        shape = (self.shape[0] if count is None else count, *self.shape[1:])
+        full = jnp.broadcast_to(jnp.asarray(outputs, _float(outputs)), shape)
+        columns = prod(self.shape[axis] for axis in self.traced)
+        return jnp.transpose(full, self.order).reshape(-1, columns)
+
+    def outputs(self, matrix: Array) -> Array:
+        """Back again; a leading axis of times stays."""
+        lead = matrix.ndim - 2
+        inner = [self.shape[axis] for axis in self.order]
+        count = matrix.shape[lead] // prod(inner[1 : len(inner) - len(self.traced)])
+        full = matrix.reshape(*matrix.shape[:lead], count, *inner[1:])
+        back = [lead + self.order.index(axis) for axis in range(len(self.shape))]
+        return jnp.transpose(full, [*range(lead), *back])
+
+    def kernel(self, k: Any) -> Array:
+        """A kernel with two axes for each row axis as a matrix."""
+        k = checks.as_array(k, "a kernel")
+        shape = k.shape
+        rows = [*range(0, k.ndim, 2), *range(1, k.ndim, 2)]
+        return jnp.transpose(k, rows).reshape(prod(shape[::2]), prod(shape[1::2]))
+
+    def covariance(self, matrix: Array) -> Array:
+        """A covariance matrix with two axes for each row axis."""
+        inner = [self.shape[axis] for axis in self.order[1 : len(self.shape) - len(self.traced)]]
+        lead, count = matrix.ndim - 2, matrix.shape[-1] // prod(inner)
+        n = len(inner) + 1
+        full = matrix.reshape(*matrix.shape[:lead], count, *inner, count, *inner)
+        return jnp.transpose(full, [*range(lead), *(lead + i + n * side for i in range(n) for side in (0, 1))])
+
+
+def _float(value: Any) -> Any:
+    return jnp.result_type(value) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else jnp.zeros(()).dtype
+
+
+def _axes_of(y: Any, trace_axes: Any) -> tuple[Array, _Axes]:
+    y = checks.as_array(y, "y_train")
+    traced = (trace_axes,) if isinstance(trace_axes, int) else tuple(trace_axes)
+    return y, _Axes(y.shape, tuple(sorted(axis % y.ndim for axis in traced)))
+
+
+def _regularized(k: Array, diag_reg: Any, is_absolute: bool) -> tuple[Array, Any]:
+    """The kernel with equal halves, and what is added to its diagonal."""
+    k = (k + k.T) / 2
+    return k, diag_reg * (1 if is_absolute else jnp.trace(k) / len(k))
+
+
+def _add(k: Array, noise: Any) -> Array:
+    return k + jnp.asarray(noise, k.dtype) * jnp.eye(len(k), dtype=k.dtype)
+
+
+def _over_times(t: Any, at: Callable) -> Any:
+    """`at(t)` for times of any shape, None being infinity; their axes come first in what it returns."""
+    times = jnp.inf if t is None else t
+    if np.ndim(times) < 2:
+        return at(times)
+    shape = np.shape(times)
+    return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), at(jnp.ravel(times)))
+
+
+def gradient_descent_mse(
+    k_train_train: Any,
+    y_train: Any,
+    learning_rate: float = 1.0,
+    diag_reg: float = 0.0,
+    diag_reg_absolute_scale: bool = False,
+    trace_axes: Any = (-1,),
+) -> Callable[..., Any]:
+    """Training on half the mean of squares in continuous time: predict_fn(t, fx_train_0, fx_test_0, k_test_train).
+
+    It returns the training outputs, the test outputs, or both, for what is not None at the start.
+    """
+    y, axes = _axes_of(y_train, trace_axes)
+    k, noise = _regularized(axes.kernel(k_train_train), diag_reg, diag_reg_absolute_scale)
+    flow = gradient.gradient_flow(_add(k, noise), axes.matrix(y), lr=learning_rate / y.size)
+
+    def predict_fn(t: Any = None, fx_train_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None) -> Any:
+        return _predicted(flow, axes, t, fx_train_0, fx_test_0, k_test_train)
+
+    return predict_fn
+
+
+def _predicted(flow, axes, t, f0_train, f0_test, k_test_train):
+    if f0_test is not None and k_test_train is None:
+        raise ValueError("Expected k_test_train for predictions on test points, got None.")
+    start = axes.matrix(0.0 if f0_train is None else f0_train)
+
+    def at(t):
+        results = []
+        if f0_train is not None:
+            results.append(axes.outputs(flow.train(t, start)))
+        if f0_test is not None:
+            k = axes.kernel(k_test_train)
+            first = axes.matrix(f0_test, np.shape(k_test_train)[0])
+            results.append(axes.outputs(flow.test(t, k, start, first)))
+        return tuple(results)
+
+    results = _over_times(t, at)
+    return results[0] if len(results) == 1 else results
+
+
+def gradient_descent(
+    loss: Callable,
+    k_train_train: Any,
+    y_train: Any,
+    learning_rate: float = 1.0,
+    momentum: float | None = None,
+    trace_axes: Any = (-1,),
+) -> Callable[..., Any]:
+    """Training on any loss(outputs, targets) in continuous time; t counts steps of size `learning_rate`.
+
+    The predict function takes outputs, or an `ODEState`, and returns what it took.
+    """
+    y, axes = _axes_of(y_train, trace_axes)
+    k, _ = _regularized(axes.kernel(k_train_train), 0.0, True)
+    flat_loss = lambda outputs, targets: loss(axes.outputs(outputs), axes.outputs(targets))
+    flow = losses.function_flow(flat_loss, k, axes.matrix(y), lr=learning_rate, momentum=momentum)
+
+    def predict_fn(
+        t: Any = None, fx_train_or_state_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None
+    ) -> Any:
+        if t is None:
+            raise NotImplementedError("t=None: a loss in general has no limit. Give a large time.")
+        first = fx_train_or_state_0
+        if not isinstance(first, ODEState):
+            return _predicted(flow, axes, t, first, fx_test_0, k_test_train)
+        if momentum is not None:
+            raise NotImplementedError("ODEState with momentum: velocities are not returned here. Give outputs.")
+        made = _predicted(flow, axes, t, first.fx_train, first.fx_test, k_test_train)
+        return ODEState(*(made if isinstance(made, tuple) else (made,)))
+
+    return predict_fn
+
+
+def gradient_descent_mse_ensemble(
+    kernel_fn: Callable,
+    x_train: Any,
+    y_train: Any,
+    learning_rate: float = 1.0,
+    diag_reg: float = 0.0,
+    diag_reg_absolute_scale: bool = False,
+    trace_axes: Any = (-1,),
+    **kernel_fn_train_train_kwargs: Any,
+) -> Callable[..., Any]:
+    """Infinitely many networks in training: predict_fn(t, x_test, get, compute_cov), get "ntk", "nngp" or both.
+
+    At the training points (x_test=None) the regularized kernel sets the pace, and training ends in the targets.
+    """
+    y, axes = _axes_of(y_train, trace_axes)
+    kept: dict[Any, Any] = {}
+
+    def kernels(words):
+        if words not in kept:
+            k = kernel_fn(x_train, None, words, **kernel_fn_train_train_kwargs)
+            kept[words] = _Ensembles(k, y, axes, learning_rate / y.size, diag_reg, diag_reg_absolute_scale)
+        return kept[words]
+
+    def predict_fn(
+        t: Any = None, x_test: Any = None, get: Any = None, compute_cov: bool = False, **kernel_fn_test_test_kwargs: Any
+    ) -> Any:
+        words = words_of(get) or ("nngp", "ntk")
+        needed = tuple(sorted({*words, *(("nngp",) if compute_cov else ())}))
+        made = kernels(needed)
+        between = own = None
+        if x_test is not None:
+            options = {**kernel_fn_train_train_kwargs, **kernel_fn_test_test_kwargs}
+            between = kernel_fn(x_test, x_train, needed, **options)
+            own = kernel_fn(x_test, None, ("nngp",), **options) if compute_cov else None
+        return _chosen(get, words, lambda word: made.law(word, t, between, own, compute_cov))
+
+    return predict_fn
+
+
+def gp_inference(
+    k_train_train: Any,
+    y_train: Any,
+    diag_reg: float = 0.0,
+    diag_reg_absolute_scale: bool = False,
+    trace_axes: Any = (-1,),
+) -> Callable[..., Any]:
+    """Where training ends: predict_fn(get, k_test_train, k_test_test), get "nngp", "ntk", "ntkgp" or several.
+
+    Kernels are arrays, or have `.nngp` and `.ntk`. With `k_test_test` the result is a `Gaussian`, without it the mean.
+    """
+    y, axes = _axes_of(y_train, trace_axes)
+
+    def predict_fn(get: Any = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
+        words = words_of(get) or ("nngp", "ntk")
+        reg = 0.0 if k_test_train is None else diag_reg
+        made = _Ensembles(k_train_train, y, axes, 1.0, reg, diag_reg_absolute_scale)
+        own = None if k_test_train is None else k_test_test
+        return _chosen(get, words, lambda word: made.law(word, None, k_test_train, own, k_test_test is not None))
+
+    return predict_fn
+
+
+def _chosen(get, words, law):
+    laws = [law(word) for word in words]
+    return laws[0] if isinstance(get, str) else namedtuple("Gaussians", words)(*laws)
+
+
+class _Pair(NamedTuple):
+    nngp: Any
+    ntk: Any
+
+
+class _Ensembles:
+    """The ensembles of one set of kernels, by the guest's words."""
+
+    def __init__(self, k, y, axes, lr, diag_reg, is_absolute):
+        self.k, self.y, self.axes, self.lr, self.diag_reg, self.is_absolute = k, y, axes, lr, diag_reg, is_absolute
+        self.kept = {}
+
+    def part(self, kernels, word):
+        """One kernel as a matrix."""
+        found = getattr(kernels, word, None) if hasattr(kernels, "nngp") or hasattr(kernels, "ntk") else kernels
+        if found is None:
+            raise ValueError(f"Expected kernels with .{word}, got none. Ask the kernel function for both.")
+        return self.axes.kernel(found)
+
+    def ensemble(self, word, is_own, with_cov):
+        """The networks in training; "ntkgp" takes the NTK for a covariance."""
+        key = word, is_own, with_cov
+        if key not in self.kept:
+            k, noise = _regularized(
+                self.part(self.k, "nngp" if word == "nngp" else "ntk"), self.diag_reg, self.is_absolute
+            )
+            nngp, train = k, "last_layer"
+            if word == "ntk":  # the guest adds to the kernel, not to the covariance at the start
+                nngp = self.part(self.k, "nngp") if with_cov else k
+                nngp, k, noise, train = (nngp + nngp.T) / 2, _add(k, noise), 0.0, "all"
+            elif is_own:  # ... and here to both
+                nngp, k, noise = _add(k, noise), _add(k, noise), 0.0
+            self.kept[key] = ensemble.ensemble_from_kernels(
+                _Pair(nngp, k), self.axes.matrix(self.y), lr=self.lr, train=train, noise=noise
+            )
+        return self.kept[key]
+
+    def law(self, word, t, k_test_train, k_test_test, with_cov):
+        """The mean, or a `Gaussian`."""
+        made = self.ensemble(word, k_test_train is None, with_cov)
+        if k_test_train is None:
+            conditioned = made.at()
+        else:
+            k = self.part(k_test_train, "nngp" if word == "nngp" else "ntk")
+            cross = self.part(k_test_train, "nngp") if word == "ntk" and with_cov else k
+            own = None
+            if with_cov:
+                own = self.part(k_test_test, "ntk" if word == "ntkgp" else "nngp")
+                own = (own + own.T) / 2
+            conditioned = made.at_kernels(_Pair(cross, k), own)
+
+        def at(t):
+            law = conditioned.predict(t, covariance=with_cov)
+            mean = self.axes.outputs(law.mean)
+            return Gaussian(mean, self.axes.covariance(law.covariance)) if with_cov else mean
+
+        return _over_times(t, at)
+
+
+def max_learning_rate(
+    ntk_train_train: Any, y_train_size: int | None = None, momentum: float = 0.0, eps: float = 1e-12
+) -> Any:
+    """Where steps on half the mean of squares stop converging; `y_train_size`, y.size, is by default the rows of k."""
+    k = _Axes((), ()).kernel(ntk_train_train)
+    size = len(k) if y_train_size is None else y_train_size
+    return size * gradient.max_learning_rate((k + k.T) / 2, momentum=momentum)

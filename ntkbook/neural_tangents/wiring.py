@@ -1,0 +1,282 @@
+"""Triples (init_fn, apply_fn, kernel_fn), and how the guest's `serial`, `parallel` and fans become one network of ours.
+
+A triple's kernel function carries the layer that made it, so that unpacked triples can be put together again. Fans are
+rewritten: FanOut(2), parallel(f, g), FanInSum() is a sum of two paths. A network whose paths stay apart to its end is a
+list of networks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import checks
+from ..networks import kernel as core
+from ..networks import layers, positions
+from ..networks.activations import Identity
+from . import kernels
+
+Triple = Any  # (init_fn, apply_fn, kernel_fn)
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """`count` copies of what comes in."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class FanIn:
+    """Several paths become one, by a word: "sum", and along `axis` for "concat"."""
+
+    word: str
+    axis: int = -1
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Paths side by side, each a chain."""
+
+    paths: tuple["Chain", ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the guest puts in series: our layers, and fans that are not closed yet; and where batch and channels are."""
+
+    parts: tuple[Any, ...]
+    axes_in: tuple[int, int] | None = None  # (batch, channels) of the inputs; None where no layer says
+    axes_out: tuple[int, int] | None = None
+
+
+def chain_of(triple: Any) -> Chain:
+    """The chain in a triple.
+
+    Raises:
+        TypeError: for what is no triple.
+        NotImplementedError: for a triple made by hand.
+    """
+    if not isinstance(triple, (tuple, list)) or len(triple) < 3:
+        raise TypeError(f"Expected layers as triples (init_fn, apply_fn, kernel_fn), got {checks.describe(triple)}.")
+    if not isinstance(triple[2], KernelFn):
+        raise NotImplementedError(
+            "A layer of one's own is not three functions here: write a subclass of ntkbook.Layer with init, apply and "
+            "kernel, and use ntkbook.serial."
+        )
+    return triple[2].chain
+
+
+def serial_chain(chains: Sequence[Chain]) -> Chain:
+    """Chains one after another, with every fan closed that can be closed."""
+    parts = [part for chain in chains for part in chain.parts]
+    axes_in = next((chain.axes_in for chain in chains if chain.axes_in is not None), None)
+    axes_out = next((chain.axes_out for chain in reversed(chains) if chain.axes_out is not None), None)
+    done: list[Any] = []
+    for part in parts:
+        if isinstance(part, Parallel) and done and isinstance(done[-1], FanOut):
+            _same_count(done[-1].count, part)
+            done[-1] = part
+        elif isinstance(part, Parallel) and done and isinstance(done[-1], Parallel):
+            _same_count(len(done[-1].paths), part)
+            done[-1] = Parallel(tuple(serial_chain(pair) for pair in zip(done[-1].paths, part.paths)))
+        elif isinstance(part, FanIn) and done and isinstance(done[-1], (FanOut, Parallel)):
+            last = done.pop()
+            paths = last.paths if isinstance(last, Parallel) else (Chain(()),) * last.count
+            done.append(_joined(part, [network_of(path) for path in paths]))
+        else:
+            done.append(part)
+    return Chain(tuple(done), axes_in, axes_out)
+
+
+def _same_count(count: int, part: Parallel) -> None:
+    if count != len(part.paths):
+        raise ValueError(f"Expected {count} paths side by side, as before, got {len(part.paths)}.")
+
+
+def _joined(fan: FanIn, paths: list[core.Layer]) -> core.Layer:
+    if fan.word == "sum":
+        straight = [path for path in paths if isinstance(path, layers.Sequential) and not path.layers]
+        others = [path for path in paths if path not in straight]
+        if len(paths) == 2 and len(straight) == 1:
+            return layers.Residual(*others)
+    raise NotImplementedError(f"A {fan.word} of these paths is not known here. The nearest is Residual(...): x + f(x).")
+
+
+def network_of(chain: Chain) -> core.Layer:
+    """The network of ours that a chain is.
+
+    Raises:
+        NotImplementedError: if its paths stay apart at one of its ends.
+    """
+    if not all(isinstance(part, core.Layer) for part in chain.parts):
+        raise NotImplementedError("Paths that stay apart to an end of the network have no one kernel. Join them.")
+    return layers.serial(*(part for part in chain.parts if not isinstance(part, Identity)))
+
+
+def triple(chain: Chain, name: str) -> Triple:
+    """(init_fn, apply_fn, kernel_fn) of a chain."""
+    ends = _ends(chain)
+    if ends is not None:
+        triples = [triple(end, name) for end in ends]
+
+        def init_all(rng: Any, input_shape: Any, **options: Any) -> Any:
+            made = [init(key, input_shape) for (init, _, _), key in zip(triples, jax.random.split(rng, len(triples)))]
+            return [shape for shape, _ in made], [params for _, params in made]
+
+        def apply_all(params: Any, inputs: Any, **options: Any) -> Any:
+            return [apply(one, inputs, **options) for (_, apply, _), one in zip(triples, params)]
+
+        return init_all, apply_all, KernelFn(chain)
+
+    def init_fn(rng: Any, input_shape: Any, **options: Any) -> Any:
+        shape, params = network_of(chain).init(rng, _moved(input_shape, chain.axes_in))
+        return _moved_back(shape, chain.axes_out), params
+
+    def apply_fn(params: Any, inputs: Any, **options: Any) -> Any:
+        net, x = network_of(chain), _canonical(inputs, chain.axes_in)
+        return _original(net.apply(params, x), chain.axes_out)
+
+    for function, kind in ((init_fn, "init"), (apply_fn, "apply")):
+        function.__name__ = name
+        function.__qualname__ = f"{name}.{kind}"
+    return init_fn, apply_fn, KernelFn(chain)
+
+
+def of(layer: core.Layer, name: str, axes_in: Any = None, axes_out: Any = None) -> Triple:
+    """The triple of one layer of ours; without `axes_out` batch and channels stay where they are."""
+    return triple(Chain((layer,), axes_in, axes_in if axes_out is None else axes_out), name)
+
+
+def _ends(chain: Chain) -> list[Chain] | None:
+    """One chain for each open end; None if the chain has one end, or nothing yet to its left."""
+    last = chain.parts[-1] if chain.parts else None
+    if not isinstance(last, (Parallel, FanOut)) or not all(isinstance(p, core.Layer) for p in chain.parts[:-1]):
+        return None
+    before = replace(chain, parts=chain.parts[:-1])
+    paths = last.paths if isinstance(last, Parallel) else (Chain(()),) * last.count
+    return [serial_chain([before, path]) for path in paths]
+
+
+@dataclass(frozen=True, eq=False)
+class KernelFn:
+    """The guest's kernel function: of two inputs, or of a `Kernel` that comes from another network."""
+
+    chain: Chain
+
+    def __call__(
+        self,
+        x1_or_kernel: Any,
+        x2: Any = None,
+        get: Any = None,
+        *,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        diagonal_batch: bool | None = None,
+        diagonal_spatial: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """The `Kernel`, or what `get` names of it; see `kernels.Kernel` for shapes.
+
+        `diagonal_batch` makes no difference, variances are always enough; `diagonal_spatial=True` keeps each position
+        with itself alone.
+
+        Raises:
+            NotImplementedError: for `pattern`, `mask_constant`, and diagonal_batch=False.
+        """
+        refuse("pattern", pattern, "networks on graphs have no counterpart")
+        refuse("mask_constant", mask_constant, "pad and pool instead, or leave masked examples out")
+        if diagonal_batch is False:
+            raise NotImplementedError("diagonal_batch=False: only the variances of x1 and x2 are computed here.")
+        ends = _ends(self.chain)
+        if ends is not None:
+            return [KernelFn(end)(x1_or_kernel, x2, get, diagonal_spatial=diagonal_spatial) for end in ends]
+        net, words = network_of(self.chain), kernels.words_of(get)
+        if isinstance(x1_or_kernel, kernels.Kernel):
+            k = x1_or_kernel
+            made = _onwards(net, kernels.to_core(k))
+            shapes = [None if shape is None else self._shape(net, shape) for shape in (k.shape1, k.shape2)]
+        else:
+            x1, x2 = (None if x is None else _canonical(jnp.asarray(x), self.chain.axes_in) for x in (x1_or_kernel, x2))
+            net, x1, x2 = core.checked(net, x1, x2)
+            if words is not None and not set(words) - {"nngp", "ntk"}:
+                parts = [core.ntk(net, x1, x2) if word == "ntk" else core.nngp(net, x1, x2) for word in words]
+                parts = [_diagonal(part) for part in parts] if diagonal_spatial else parts
+                return parts[0] if isinstance(get, str) else kernels.named(words, parts)
+            made = _through(net, x1, x2)
+            shapes = [_shape(net, x.shape) for x in (x1, x1 if x2 is None else x2)]
+            shapes = [_moved_back(shape, self.chain.axes_out) for shape in shapes]
+        axes = self.chain.axes_out or (0, -1)
+        result = kernels.from_core(made, shapes, diagonal_spatial=bool(diagonal_spatial), axes=axes)
+        return kernels.select(result, get)
+
+    def _shape(self, net: core.Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return _moved_back(_shape(net, _moved(shape, self.chain.axes_in)), self.chain.axes_out)
+
+
+def refuse(name: str, value: Any, instead: str) -> None:
+    """Raises NotImplementedError for an argument that has no meaning here, unless it is None."""
+    if value is not None:
+        raise NotImplementedError(f"{name} is not known here: {instead}.")
+
+
+@jax.jit
+def _through(net, x1, x2):
+    needs = frozenset({"all", "inside"}) if x1.ndim > 2 else frozenset()
+    return core.through(net, core.input_kernel(x1, x2, net.requires(needs)))
+
+
+@jax.jit
+def _onwards(net, k):
+    return core.through(net, k)
+
+
+def _diagonal(array: Any) -> Any:
+    n = (array.ndim - 2) // 2
+    last = jnp.moveaxis(array, (0, 1), (-2, -1))
+    return positions.examples_first(positions.diagonal(last, n)) if n else array
+
+
+def _shape(net: core.Layer, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of the outputs for inputs of `shape`; nothing is drawn."""
+    found = []
+
+    def draw(key):
+        out, params = net.init(key, tuple(shape))
+        found.append(tuple(int(size) for size in out))
+        return params
+
+    jax.eval_shape(draw, jax.random.key(0))
+    return found[0]
+
+
+# Where batch and channels are: ours are first and last, and arrays are moved at the door.
+
+
+def _order(axes: tuple[int, int], ndim: int) -> list[int]:
+    batch, channel = axes[0] % ndim, axes[1] % ndim
+    return [batch, *(axis for axis in range(ndim) if axis not in (batch, channel)), channel]
+
+
+def _canonical(x: Any, axes: tuple[int, int] | None) -> Any:
+    return x if axes is None else jnp.transpose(x, _order(axes, x.ndim))
+
+
+def _original(x: Any, axes: tuple[int, int] | None) -> Any:
+    if axes is None:
+        return x
+    order = _order(axes, x.ndim)
+    return jnp.transpose(x, [order.index(axis) for axis in range(x.ndim)])
+
+
+def _moved(shape: Sequence[int], axes: tuple[int, int] | None) -> tuple[int, ...]:
+    return tuple(shape) if axes is None else tuple(shape[axis] for axis in _order(axes, len(shape)))
+
+
+def _moved_back(shape: Sequence[int], axes: tuple[int, int] | None) -> tuple[int, ...]:
+    if axes is None:
+        return tuple(shape)
+    order = _order(axes, len(shape))
+    return tuple(shape[order.index(axis)] for axis in range(len(shape)))

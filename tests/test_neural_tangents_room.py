@@ -1,0 +1,139 @@
+"""The guest room: code written for neural-tangents gives here what it gives there.
+
+`guest_code.py` is that code, `reference/room.json` what the original made of it.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from guest_code import CASES, FLAT, IMAGES, TARGETS
+
+import ntkbook.neural_tangents as nt
+
+STORED = json.loads((Path(__file__).parent / "reference" / "room.json").read_text())
+TOLERANCE = 1e-6  # of the largest entry
+
+
+def test_all_cases_are_stored():
+    assert list(STORED) == list(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_shapes_are_those_of_the_original(name):
+    made = CASES[name](nt)
+    assert list(made) == list(STORED[name])
+    for key, stored in STORED[name].items():
+        ours, theirs = np.asarray(made[key], float), np.array(stored["values"]).reshape(stored["shape"])
+        assert ours.shape == theirs.shape, key
+        error = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12)
+        assert error <= TOLERANCE, f"{key}: {error:.1e} of the largest entry"
+
+
+def test_sampled_kernels_surround_the_exact_one(optimized):
+    """The mean over networks of finite width, by the guest's own function, against the kernel of infinite width."""
+    stax = nt.stax
+    init_fn, apply_fn, kernel_fn = stax.serial(stax.Dense(256, 1.3, 0.2), stax.Erf(), stax.Dense(1, 1.3, 0.2))
+    sample = nt.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.PRNGKey(0), [1, 40], batch_size=3)
+    one, many = sample(FLAT, None, ("nngp", "ntk"))
+    exact = kernel_fn(FLAT, None)
+    assert one.ntk.shape == many.nngp.shape == (5, 5)
+    np.testing.assert_allclose(many.ntk, exact.ntk, atol=0.1 * np.abs(exact.ntk).max())
+    np.testing.assert_allclose(many.nngp, exact.nngp, atol=0.8 * np.abs(exact.nngp).max())  # one output each
+    assert np.abs(one.nngp - exact.nngp).max() > np.abs(many.nngp - exact.nngp).max()
+
+
+def test_finite_networks_have_the_shapes_that_kernels_state():
+    stax = nt.stax
+    conv = stax.Conv(4, (2, 2), dimension_numbers=("NCHW", "OIHW", "NCHW"))
+    init_fn, apply_fn, kernel_fn = stax.serial(conv, stax.Relu(), stax.Flatten(), stax.Dense(3))
+    x = IMAGES.transpose(0, 3, 1, 2)
+    shape, params = init_fn(jax.random.PRNGKey(0), (-1, *x.shape[1:]))
+    assert tuple(shape) == (-1, 3) and apply_fn(params, x).shape == (3, 3)
+    assert kernel_fn(x, None, "shape1") == (3, 3)
+    assert stax.serial(conv, stax.Relu())[2](x).shape1 == (3, 4, 4, 3)
+
+
+def test_paths_may_end_apart():
+    stax = nt.stax
+    ends = stax.serial(stax.Dense(8, 1.3), stax.FanOut(2), stax.parallel(stax.Dense(1), stax.Dense(2, 2.0)))
+    init_fn, apply_fn, kernel_fn = ends
+    shapes, params = init_fn(jax.random.PRNGKey(0), FLAT.shape)
+    assert [tuple(shape) for shape in shapes] == [(5, 1), (5, 2)]
+    assert [out.shape for out in apply_fn(params, jnp.asarray(FLAT))] == [(5, 1), (5, 2)]
+    first, second = kernel_fn(FLAT, None, "nngp")
+    np.testing.assert_allclose(second, 4 * first)
+
+
+@pytest.mark.parametrize(
+    "call, nearest",
+    [
+        (lambda s: s.ConvLocal(3, (2, 2)), "Conv"),
+        (lambda s: s.ConvTranspose(3, (2, 2)), "Conv"),
+        (lambda s: s.ImageResize((4, 4), "linear"), "AvgPool"),
+        (lambda s: s.Aggregate(), "graphs"),
+        (lambda s: s.layer(lambda: None), "Layer"),
+        (lambda s: s.LayerNorm(axis=(1, 2)), "channels"),
+        (lambda s: s.serial(s.Dense(1), s.FanOut(2), s.FanInProd()), "Residual"),
+        (lambda s: s.Dense(3)[2](FLAT, None, pattern=FLAT), "graphs"),
+        (lambda s: s.Dense(3)[2](FLAT, None, mask_constant=0.0), "mask"),
+        (lambda s: s.Dense(3)[2](FLAT, None, diagonal_batch=False), "variances"),
+        (lambda s: s.Dense(3, parameterization="standard", s=(1, 2)), "width"),
+        (lambda s: s.serial((print, print, print)), "Layer"),
+    ],
+)
+def test_what_is_absent_says_so_and_names_the_nearest(call, nearest):
+    with pytest.raises(NotImplementedError, match=nearest):
+        call(nt.stax)
+
+
+def test_the_workflows_of_the_page_run_and_agree(optimized):
+    page = (Path(__file__).parents[1] / "docs" / "coming_from_neural_tangents.md").read_text()
+    imports, *blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) == 3
+    names = {}
+    for code in (imports, *blocks):
+        exec(code, names)
+    scale = np.abs(names["f_test"]).max()
+    assert names["gap"] < 0.05 * scale
+    assert names["same"] < 1e-3 * scale
+    # By quadrature: the variance stays, the slope at c = 1 is W_std^2 E[erf'(z)^2] there.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    average = lambda f: (weights * f(np.sqrt(float(names["q"])) * nodes)).sum() / weights.sum()
+    erf = np.vectorize(math.erf)
+    np.testing.assert_allclose(names["q"], 0.8**2 * average(lambda z: erf(z) ** 2) + 0.3**2, rtol=1e-6)
+    np.testing.assert_allclose(names["c"], 1, rtol=1e-3)
+    np.testing.assert_allclose(names["slope"], 0.8**2 * average(lambda z: 4 / np.pi * np.exp(-2 * z**2)), rtol=2e-3)
+
+
+def test_the_names_are_all_there():
+    absent = [name for name in NAMES if not callable(getattr(nt.stax, name))]
+    assert not absent
+    with pytest.raises(AttributeError):
+        nt.stax.Convolution  # noqa: B018
+
+
+def test_wrong_words_and_trees_are_refused():
+    kernel_fn = nt.stax.Dense(3)[2]
+    with pytest.raises(ValueError, match="get"):
+        kernel_fn(FLAT, None, ("nngp", "kernel"))
+    with pytest.raises(TypeError, match="triples"):
+        nt.stax.serial(nt.stax.Relu)
+    with pytest.raises(ValueError, match="paths"):
+        nt.stax.serial(nt.stax.FanOut(3), nt.stax.parallel(nt.stax.Relu(), nt.stax.Relu()))
+    with pytest.raises(ValueError, match="k_test_train"):
+        nt.predict.gradient_descent_mse(np.eye(5), TARGETS)(1.0, 0.0, 0.0)
+
+
+NAMES = """
+ABRelu Abs Aggregate AvgPool Conv ConvLocal ConvTranspose Cos Dense DotGeneral Dropout Elementwise ElementwiseNumerical
+Erf Exp ExpNormalized FanInConcat FanInProd FanInSum FanOut Flatten Gabor Gaussian Gelu GlobalAvgPool
+GlobalSelfAttention GlobalSumPool Hermite Identity ImageResize Index LayerNorm LeakyRelu Monomial Polynomial Rbf
+RectifiedMonomial Relu Sigmoid_like Sign Sin Slice SumPool layer parallel repeat requires serial supports_masking
+unmask_fn
+""".split()
