@@ -1,0 +1,202 @@
+"""Pages of the site that are made of something else: the API from the table of contents, claims, benchmarks, the book."""
+
+import ast
+import html
+import json
+import re
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from ntkbook import claims
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from readme import CHAPTERS
+
+REPOSITORY = "OWNER/ntkbook"
+# pages of the API: title, and the folders or files of the package that it holds
+API = {
+    "networks": ("Networks and their kernels", "networks"),
+    "finite": ("Finite width", "finite"),
+    "dynamics": ("Training in function space", "dynamics"),
+}
+DOORS_OF_THE_REST = {
+    "data": "digits circle sine mnist cifar10",
+    "claims": "Claim table between below above equal near",
+    "panel": "Panel slider whole choice toggle powers_of_two Predict Mission link",
+    "plots": "columns frame line points band",
+}
+
+
+def made(root):
+    """Path below docs/ -> text."""
+    pages = {"claims.md": claims_page(root), "benchmarks.md": benchmarks_page(root)}
+    pages |= {"changelog.md": (root / "CHANGELOG.md").read_text(), "contributing.md": contributing(root)}
+    pages["book/index.md"] = book_page(root)
+    return pages | {f"api/{name}.md": text for name, text in api_pages(root).items()}
+
+
+# ---------------------------------------------------------------- the book
+
+
+def chapters(root):
+    return sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def title_of(path):
+    first = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    return first.splitlines()[0].lstrip("# ")
+
+
+def book_page(root):
+    lines = ["# The book", "", "| chapter | theorem | what the slider shows | claims |", "|---|---|---|---|"]
+    for path in chapters(root):
+        theorem, slider = CHAPTERS[path.stem]
+        rows = claims.claims_in(json.loads(path.read_text()))
+        lines.append(f"| [{title_of(path)}]({path.stem}) | {theorem} | {slider} | {claims.summary(rows)} |")
+    names = "\n".join(path.stem for path in chapters(root))
+    solutions = "\n".join(f"solutions/{path.stem}" for path in sorted((root / "notebooks/solutions").glob("*.ipynb")))
+    toctree = "\n```{{toctree}}\n:hidden:\n:caption: {}\n{}\n```\n"
+    return "\n".join(lines) + "\n" + toctree.format("Chapters", names) + toctree.format("Solutions", solutions)
+
+
+def doors(path, root):
+    """Where a chapter can be run or taken along."""
+    name = path.relative_to(root).as_posix()
+    file = path.relative_to(root / "notebooks").as_posix()
+    up = "../" * len(Path(file).parts)
+    links = {
+        "Open in Binder": f"https://mybinder.org/v2/gh/{REPOSITORY}/HEAD?urlpath=lab/tree/{name}",
+        "Open in Colab": f"https://colab.research.google.com/github/{REPOSITORY}/blob/HEAD/{name}",
+    }
+    items = [f'<a href="{html.escape(address)}">{word}</a>' for word, address in links.items()]
+    items.append(f'<a href="{up}_static/notebooks/{file}" download>Download the notebook</a>')
+    return f'<div class="ntkbook-doors">{" ".join(items)}</div>\n'
+
+
+def bake(panel, largest):
+    """A panel as a fragment with two sliders (the one that plays or stands first, and the next), if they fit."""
+    names = list(panel.definitions)
+    first = next((name for name in names if panel.definitions[name].play), names[0])
+    rest = [name for name in names if name != first]
+    for chosen, frames in (((first, *rest[:1]), 105), ((first, *rest[:1]), 60), ((first,), 60)):
+        try:
+            return panel.bake(*chosen, frames=frames, budget=largest).html
+        except ValueError:
+            continue
+    raise ValueError(f"Expected a panel that fits in {largest / 1e6:.1f} MB, got {panel!r}.")
+
+
+# ---------------------------------------------------------------- claims
+
+
+def claims_page(root):
+    """All claims as one table that can be filtered by word, chapter and verdict."""
+    rows, counts = [], []
+    columns = ("sentence", "source", "measured", "criterion", "rival", "verdict")
+    for path in chapters(root):
+        found = claims.claims_in(json.loads(path.read_text()))
+        counts += found
+        for row in found:
+            cells = "".join(f"<td>{html.escape(str(row.get(name) or ''))}</td>" for name in columns)
+            link = f'<td><a href="book/{path.stem}.html">{path.stem[:2]}</a></td>'
+            rows.append(f'<tr data-chapter="{path.stem[:2]}" data-verdict="{row["verdict"]}">{link}{cells}</tr>')
+    heads = ("chapter", "claim", "source", "measured here", "criterion", "rival theory", "verdict")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    options = "".join(f"<option>{path.stem[:2]}</option>" for path in chapters(root))
+    return f"""# Claims
+
+Every chapter ends with a table: what a paper says, what was measured here, the criterion that was written down before
+the measurement, and the rival theory that the criterion excludes. The numbers are the stored outputs of the notebooks,
+and each test run compares them with what it computes anew. Today {claims.summary(counts)}.
+
+<form class="ntkbook-filter">
+<label>Word <input name="word" type="search"></label>
+<label>Chapter <select name="chapter"><option value="">all</option>{options}</select></label>
+<label>Verdict <select name="verdict"><option value="">all</option><option>PASS</option><option>FAIL</option></select>
+</label><output role="status"></output></form>
+<table class="ntkbook-claims"><thead><tr>{head}</tr></thead><tbody>
+{chr(10).join(rows)}
+</tbody></table>
+"""
+
+
+# ---------------------------------------------------------------- the library
+
+
+def public_names(root):
+    """(module below ntkbook, name) for each line of the table of contents."""
+    for node in ast.parse((root / "ntkbook" / "__init__.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            for alias in node.names:
+                yield node.module, alias.asname or alias.name
+
+
+def api_pages(root):
+    listed = sorted(public_names(root))
+    pages = {name: api_page(title, [n for n in listed if n[0].startswith(f"{folder}.")], root)
+             for name, (title, folder) in API.items()}
+    rest = [(module, name) for module, names in DOORS_OF_THE_REST.items() for name in names.split()]
+    pages["rest"] = api_page("Data, claims, panels, plots", rest, root)
+    pages["index"] = "# The library\n\nGrouped as the folders of the package are.\n\n```{toctree}\n" + "\n".join(
+        [*API, "rest"]) + "\n```\n"
+    return pages
+
+
+def api_page(title, names, root):
+    """One section per module: what the room is for, then each public name."""
+    parts = [f"# {title}\n"]
+    for module, group in groupby(names, key=lambda pair: pair[0]):
+        path = root.joinpath("ntkbook", *module.split("."))
+        source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+        first = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n\n")[0]
+        parts.append(f"## {module.split('.')[-1].replace('_', ' ')}\n\n{first}\n")
+        for _, name in group:
+            kind = "autoclass" if name[0].isupper() else "autofunction"
+            options = "   :members:\n   :exclude-members: init, apply, kernel, dual, variance, requires, phi\n" if (
+                kind == "autoclass" and not module.startswith("networks")) else ""
+            parts.append(f"```{{eval-rst}}\n.. {kind}:: ntkbook.{module}.{name}\n{options}```\n")
+    return "\n".join(parts)
+
+
+def contributing(root):
+    text = (root / "CONTRIBUTING.md").read_text()
+    return re.sub(r"\]\((?:docs/)?([a-z_]+)\.md\)", r"](\1.md)", text)
+
+
+# ---------------------------------------------------------------- benchmarks
+
+
+def benchmarks_page(root):
+    import subprocess
+
+    shown = subprocess.run(
+        [sys.executable, "benchmarks/table.py"], cwd=root, check=True, capture_output=True, text=True
+    ).stdout
+    return (
+        "# Benchmarks\n\nBeside neural-tangents in one run on the same machine, after their values agreed; `make bench` "
+        "measures again.\n\n![How many times faster each piece of work is here](_static/benchmarks.svg)\n\n" + shown
+    )
+
+
+def draw_benchmarks(root, folder):
+    """One bar per piece of work: time of the peer over ours, on a log scale."""
+    from matplotlib.figure import Figure
+
+    bars = []
+    for path in sorted((root / "benchmarks" / "results").glob("*.json")):
+        rows = [row for row in json.loads(path.read_text())["rows"] if "times_faster" in row]
+        for row in rows if len(rows) <= 6 else sorted(rows, key=lambda row: row["times_faster"])[:: len(rows) // 4]:
+            bars.append((f"{path.stem.replace('_', ' ')}: {row['case']['label']}", row["times_faster"]))
+    figure = Figure(figsize=(9, 0.5 + 0.3 * len(bars)), layout="constrained")
+    ax = figure.subplots()
+    ax.barh(range(len(bars)), [ratio for _, ratio in bars], color="#D55E00", left=0)
+    ax.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=8)
+    ax.set(xscale="log", xlabel="times faster than neural-tangents")
+    ax.axvline(1, color="gray", lw=1)
+    ax.invert_yaxis()
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    for text in [*ax.get_yticklabels(), *ax.get_xticklabels(), ax.xaxis.label]:
+        text.set_color("#767676")  # 4.5:1 on white, and readable on black
+    figure.savefig(folder / "benchmarks.svg", transparent=True)
