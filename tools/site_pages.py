@@ -2,6 +2,7 @@
 
 import ast
 import html
+import importlib
 import json
 import re
 import sys
@@ -9,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ntkbook import claims
+from ntkbook.exercises.checking import Exercise
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from readme import CHAPTERS
@@ -32,7 +34,7 @@ def made(root):
     """Path below docs/ -> text."""
     pages = {"claims.md": claims_page(root), "benchmarks.md": benchmarks_page(root)}
     pages |= {"changelog.md": (root / "CHANGELOG.md").read_text(), "contributing.md": contributing(root)}
-    pages["book/index.md"] = book_page(root)
+    pages |= {"book/index.md": book_page(root), "teaching.md": teaching_page(root)}
     return pages | {f"api/{name}.md": text for name, text in api_pages(root).items()}
 
 
@@ -58,6 +60,25 @@ def book_page(root):
     solutions = "\n".join(f"solutions/{path.stem}" for path in sorted((root / "notebooks/solutions").glob("*.ipynb")))
     toctree = "\n```{{toctree}}\n:hidden:\n:caption: {}\n{}\n```\n"
     return "\n".join(lines) + "\n" + toctree.format("Chapters", names) + toctree.format("Solutions", solutions)
+
+
+def teaching_page(root):
+    """The page for teachers, with the wrong answers that the checks know by name."""
+    text = (root / "docs" / "teaching.md").read_text()
+    begin, end = "<!-- mistakes -->", "<!-- end of mistakes -->"
+    before, after = text.split(begin)[0], text.split(end)[1]
+    return before + "\n".join(mistakes(root)) + after
+
+
+def mistakes(root):
+    """Lines of Markdown: chapter, exercise, and each named mistake's sentence."""
+    for path in chapters(root):
+        module = importlib.import_module(f"ntkbook.exercises.chapter_{path.stem[:2]}")
+        yield f"\n### {title_of(path)}\n"
+        for exercise in vars(module).values():
+            if isinstance(exercise, Exercise):
+                yield f"\n**{exercise.name.removeprefix('check_').replace('_', ' ')}**\n"
+                yield from (f"- {mistake.message}" for mistake in exercise.mistakes)
 
 
 def doors(path, root):
