@@ -5,13 +5,16 @@ PY := .venv/bin/python
 # `make test LEVEL=everything` installs torch and flax too, and runs what needs them
 LEVEL ?= test
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme owner picture clean notebook-venv test-venv
+.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme owner picture site serve clean notebook-venv site-venv test-venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 notebook-venv:
 	@sh tools/setup.sh notebook
+
+site-venv:
+	@sh tools/setup.sh site
 
 test-venv:
 	@sh tools/setup.sh $(LEVEL)
@@ -63,6 +66,12 @@ owner: test-venv  ## let the Binder links lead to an account: make owner OWNER=n
 
 picture: test-venv  ## make the moving picture of the README from a panel
 	@$(PY) tools/moving_picture.py
+
+site: site-venv  ## build the book as pages into docs/_build/html, from what is committed
+	@$(PY) tools/build_site.py
+
+serve: site-venv  ## show these pages on this machine (PORT=8000 for a port of your choice)
+	@$(PY) tools/build_site.py --serve $(if $(PORT),--port $(PORT))
 
 binder: test-venv  ## do what Binder does, without Docker, and run a chapter there
 	@$(PY) tools/binder.py

@@ -1,7 +1,6 @@
-"""The site: Sphinx with the book theme. `make site` stages the sources (tools/site.py) and builds them; nothing runs."""
+"""The site: Sphinx with the book theme. tools/build_site.py stages the sources and builds them; nothing runs."""
 
 import os
-
 from importlib.metadata import version as version_of
 
 project = html_title = "ntkbook"
@@ -31,6 +30,7 @@ mathjax_path = "mathjax/tex-chtml.js"  # vendored: a page asks no other host
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_js_files = [("site.js", {"defer": "defer"})]
 html_show_sourcelink = False

@@ -1,5 +1,6 @@
 """Every panel of the book, in all corners of its controls: finite, nothing compiled, and never a stale picture."""
 
+import re
 import statistics
 import time
 
@@ -85,6 +86,29 @@ def test_words_are_there(name):
         panel.set(**values)
         assert_is_sound(panel)
         assert len(label) <= 40
+
+
+def promised(caption, controls, baked):
+    """What a caption speaks of, and a page without a kernel does not have."""
+    words = [control.label.lower() for name, control in controls.items() if name not in baked]
+    words += ["button", "preset"]
+    words += [] if any(controls[name].is_toggle for name in baked) else ["tick"]
+    return [word for word in words if re.search(rf"\b{re.escape(word)}\b", caption.lower())]
+
+
+@each_panel
+def test_a_caption_without_a_kernel_promises_what_is_there(name):
+    spec = panel_of(name).spec
+    assert len(spec.baked) == min(2, len(spec.controls)) and not spec.controls[spec.baked[0]].is_toggle
+    assert promised(spec.baked_caption or spec.caption, spec.controls, spec.baked) == []
+
+
+def test_a_promise_is_seen():
+    spec = panel_of("mode_filter").spec
+    controls = spec.controls
+    assert promised("Press the button, tick trained.", controls, ("step", "rate")) == ["button", "tick"]
+    assert promised("Then move momentum β.", controls, ("step", "rate")) == ["momentum β"]
+    assert promised("Then move momentum β.", controls, ("step", "momentum")) == []
 
 
 @each_panel

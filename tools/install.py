@@ -1,6 +1,7 @@
 """Makes or repairs `.venv` and installs the book into it; called by `tools/setup.sh`, standard library only.
 
     python tools/install.py notebook        what a reader needs
+    python tools/install.py site            what the pages of the book need
     python tools/install.py test            what the checks need as well
     python tools/install.py everything      and the libraries whose models the book can take
 
@@ -21,11 +22,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SPACE = {"notebook": 1.5e9, "test": 2.0e9, "everything": 3.5e9}
+SPACE = {"notebook": 1.5e9, "site": 1.6e9, "test": 2.0e9, "everything": 3.5e9}
 INCLUDES = {
     "notebook": ("notebook",),
-    "test": ("notebook", "test"),
-    "everything": ("models", "notebook", "test"),
+    "site": ("notebook", "site"),
+    "test": ("notebook", "site", "test"),
+    "everything": ("models", "notebook", "site", "test"),
 }
 
 NO_SPACE = ("No space left on device", "Errno 28", "Disk quota exceeded", "Errno 122")

@@ -39,7 +39,7 @@ def freeze():
         python = Path(folder) / "venv" / "bin" / "python"
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
         pip = [python, "-I", "-m", "pip", "--disable-pip-version-check", "-q"]
-        subprocess.run([*pip, "install", f"{ROOT}[notebook,test,models]"], check=True)
+        subprocess.run([*pip, "install", f"{ROOT}[notebook,site,test,models]"], check=True)
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     return pins(frozen)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Finds a Python of at least 3.11 and lets it make or repair .venv:  sh tools/setup.sh notebook|test
+# Finds a Python of at least 3.11 and lets it make or repair .venv:  sh tools/setup.sh notebook|site|test
 # When everything is in place already this costs one start of Python.
 set -u
 cd "${0%/*}/.." || exit 1

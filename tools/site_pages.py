@@ -1,4 +1,4 @@
-"""Pages of the site that are made of something else: the API from the table of contents, claims, benchmarks, the book."""
+"""Pages of the site that are made of something else: the book, the library, claims, benchmarks, wrong answers."""
 
 import ast
 import html
@@ -95,19 +95,6 @@ def doors(path, root):
     return f'<div class="ntkbook-doors">{" ".join(items)}</div>\n'
 
 
-def bake(panel, largest):
-    """A panel as a fragment with two sliders (the one that plays or stands first, and the next), if they fit."""
-    names = list(panel.definitions)
-    first = next((name for name in names if panel.definitions[name].play), names[0])
-    rest = [name for name in names if name != first]
-    for chosen, frames in (((first, *rest[:1]), 105), ((first, *rest[:1]), 60), ((first,), 60)):
-        try:
-            return panel.bake(*chosen, frames=frames, budget=largest).html
-        except ValueError:
-            continue
-    raise ValueError(f"Expected a panel that fits in {largest / 1e6:.1f} MB, got {panel!r}.")
-
-
 # ---------------------------------------------------------------- claims
 
 
@@ -155,12 +142,17 @@ def public_names(root):
 
 def api_pages(root):
     listed = sorted(public_names(root))
-    pages = {name: api_page(title, [n for n in listed if n[0].startswith(f"{folder}.")], root)
-             for name, (title, folder) in API.items()}
+    pages = {
+        name: api_page(title, [n for n in listed if n[0].startswith(f"{folder}.")], root)
+        for name, (title, folder) in API.items()
+    }
     rest = [(module, name) for module, names in DOORS_OF_THE_REST.items() for name in names.split()]
     pages["rest"] = api_page("Data, claims, panels, plots", rest, root)
-    pages["index"] = "# The library\n\nGrouped as the folders of the package are.\n\n```{toctree}\n" + "\n".join(
-        [*API, "rest"]) + "\n```\n"
+    pages["index"] = (
+        "# The library\n\nGrouped as the folders of the package are.\n\n```{toctree}\n"
+        + "\n".join([*API, "rest"])
+        + "\n```\n"
+    )
     return pages
 
 
@@ -174,8 +166,11 @@ def api_page(title, names, root):
         parts.append(f"## {module.split('.')[-1].replace('_', ' ')}\n\n{first}\n")
         for _, name in group:
             kind = "autoclass" if name[0].isupper() else "autofunction"
-            options = "   :members:\n   :exclude-members: init, apply, kernel, dual, variance, requires, phi\n" if (
-                kind == "autoclass" and not module.startswith("networks")) else ""
+            options = (
+                "   :members:\n   :exclude-members: init, apply, kernel, dual, variance, requires, phi\n"
+                if (kind == "autoclass" and not module.startswith("networks"))
+                else ""
+            )
             parts.append(f"```{{eval-rst}}\n.. {kind}:: ntkbook.{module}.{name}\n{options}```\n")
     return "\n".join(parts)
 
@@ -195,8 +190,9 @@ def benchmarks_page(root):
         [sys.executable, "benchmarks/table.py"], cwd=root, check=True, capture_output=True, text=True
     ).stdout
     return (
-        "# Benchmarks\n\nBeside neural-tangents in one run on the same machine, after their values agreed; `make bench` "
-        "measures again.\n\n![How many times faster each piece of work is here](_static/benchmarks.svg)\n\n" + shown
+        "# Benchmarks\n\nBeside neural-tangents in one run on the same machine, after their values agreed; "
+        "`make bench` measures again.\n\n"
+        "![How many times faster each piece of work is here](_static/benchmarks.svg)\n\n" + shown
     )
 
 

@@ -56,7 +56,7 @@ class Baked:
 
 def bake(spec: PanelSpec, state: Mapping[str, float], names: Sequence[str], frames: int, budget: int) -> Baked:
     """Frames of a panel over the controls `names`; the others stay at `state`. See `Panel.bake`."""
-    shares = [_share(frames, len(names), which) for which in range(len(names))]
+    shares = _shares([spec.controls[name] for name in names], frames)
     grids = [_values(spec.controls[name], state[name], share) for name, share in zip(names, shares)]
     settings = [dict(zip(names, values)) for values in itertools.product(*grids)]
     moves = [spec.computed({**state, **setting}) for setting in settings]
@@ -68,7 +68,7 @@ def bake(spec: PanelSpec, state: Mapping[str, float], names: Sequence[str], fram
         size = sum(map(len, _encoded(picture, sample, colours)[0])) * len(arrays) / len(sample)
         if size > budget:
             continue  # a few frames are enough to know
-        made = _fragment(spec, state, controls, readings, *_encoded(picture, arrays, colours))
+        made = _fragment(spec, state, names, controls, readings, *_encoded(picture, arrays, colours))
         size = len(made)
         if size <= budget:
             return Baked(made, tuple(names), len(settings))
@@ -78,12 +78,14 @@ def bake(spec: PanelSpec, state: Mapping[str, float], names: Sequence[str], fram
     )
 
 
-def _share(frames: int, controls: int, which: int) -> int:
-    """Of `frames` in all, the number along one control: with two, the first has about twice as many as the second."""
-    if controls == 1:
-        return frames
-    second = max(2, round((frames / 2) ** 0.5))
-    return second if which else max(2, frames // second)
+def _shares(controls: Sequence[Control], frames: int) -> list[int]:
+    """Of `frames` in all, the number along each control: the first of two has about twice as many, if it has them."""
+    most = [control.steps + 1 for control in controls]
+    if len(controls) == 1:
+        return [min(frames, *most)]
+    second = max(2, min(most[1], round((frames / 2) ** 0.5)))
+    first = max(2, min(most[0], frames // second))
+    return [first, max(second, min(most[1], frames // first))]
 
 
 def _values(control: Control, present: float, at_most: int) -> list[float]:
@@ -126,12 +128,21 @@ def _address(kind: str, content: bytes) -> str:
 
 def _described(control: Control, values: Sequence[float], present: float) -> dict[str, Any]:
     shown = [control.words(value) for value in values]
-    return {"label": control.label, "unit": control.unit, "values": shown, "start": values.index(present)}
+    kind = "toggle" if control.is_toggle else "slider"
+    return {"label": control.label, "unit": control.unit, "values": shown, "start": values.index(present), "kind": kind}
+
+
+def _held(spec: PanelSpec, state: Mapping[str, float], names: Sequence[str]) -> str:
+    """The controls that do not move here, and where they stand."""
+    held = [(control, state[name]) for name, control in spec.controls.items() if name not in names]
+    words = ", ".join(f"{control.label} {control.words(value)} {control.unit}".strip() for control, value in held)
+    return f"Held here, alive in a notebook: {words}." if held else ""
 
 
 def _fragment(
     spec: PanelSpec,
     state: Mapping[str, float],
+    names: Sequence[str],
     controls: Sequence[dict[str, Any]],
     readings: Sequence[str],
     frames: Sequence[str],
@@ -149,12 +160,16 @@ def _fragment(
     data, reading = spec.computed(state)
     still = Picture(spec, data, density=1.0).png()
     title = f"<b>{html.escape(spec.title)}</b> " if spec.title else ""
-    head = f"<div>{title}{html.escape(spec.caption)}</div>" if spec.title or spec.caption else ""
+    is_default = set(names) == set(spec.baked)
+    caption = html.escape(spec.baked_caption if is_default and spec.baked_caption else spec.caption)
+    head = f"<div>{title}{caption}</div>" if title or caption else ""
+    held = html.escape(_held(spec, state, names))
     return (
         f'<div class="ntkbook-baked" style="max-width:{spec.size[0] * 100:.0f}px;line-height:1.5">{head}'
         f'<div class="ntkbook-picture" style="position:relative"><img alt="{html.escape(spec.title or "Picture")} '
         f'{html.escape(reading)}" src="{_address("png", still)}" style="{_PICTURE}"></div>'
         f'<div class="ntkbook-reading" role="status" aria-live="polite">{html.escape(reading)}</div>'
+        f'<div class="ntkbook-held" style="font-size:90%;opacity:0.8">{held}</div>'
         f'<script type="application/json">{text}</script><script>{_SCRIPT}</script></div>\n'
     )
 
@@ -180,28 +195,63 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
   picture.append(front);
   const row = document.createElement('div');
   row.style.cssText = 'display:flex;flex-wrap:wrap;gap:4px 24px;margin:4px 0';
-  const inputs = content.controls.map(control => {
+  const inputs = content.controls.map((control, which) => {
     const label = document.createElement('label'), input = document.createElement('input');
-    const value = document.createElement('output');
-    label.style.cssText = 'display:flex;align-items:center;gap:8px';
-    input.type = 'range'; input.min = 0; input.max = control.values.length - 1; input.value = control.start;
-    input.setAttribute('aria-label', control.label + (control.unit ? ' (' + control.unit + ')' : ''));
+    const value = document.createElement('output'), group = document.createElement('div');
+    label.style.cssText = 'display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;min-height:32px';
+    group.style.cssText = label.style.cssText;
     input.dataset.lmSuppressShortcuts = 'true';
-    input.style.cssText = 'width:220px;accent-color:#0072B2';
-    value.style.cssText = 'min-width:4em;font-variant-numeric:tabular-nums';
-    label.append(control.label, input, value);
-    row.append(label);
+    input.setAttribute('aria-label', control.label + (control.unit ? ' (' + control.unit + ')' : ''));
+    input.style.cssText = 'accent-color:#0072B2';
+    if (control.kind === 'toggle') {
+      input.type = 'checkbox'; input.checked = control.start === 1;
+      label.append(input, control.label);
+    } else {
+      input.type = 'range'; input.min = 0; input.max = control.values.length - 1; input.value = control.start;
+      input.style.width = '220px'; input.style.height = '32px';
+      value.style.cssText = 'min-width:4em;font-variant-numeric:tabular-nums';
+      label.append(control.label, input, value);
+    }
+    group.append(label);
+    if (which === 0 && control.kind !== 'toggle') group.prepend(player(input, control));
+    row.append(group);
     input.addEventListener('input', draw);
     return {input, value, control};
   });
+  function player(input, control) {
+    const button = document.createElement('button'), last = control.values.length - 1;
+    let timer = null;
+    const stop = () => {
+      clearInterval(timer); timer = null;
+      button.textContent = '\u25b6'; button.setAttribute('aria-label', 'Play ' + control.label);
+      reading.setAttribute('aria-live', 'polite');
+    };
+    button.type = 'button';
+    button.style.cssText = 'width:32px;height:32px;padding:0;font:inherit;color:inherit;background:none;cursor:pointer;'
+      + 'border:1px solid currentColor;border-radius:4px';
+    button.addEventListener('click', () => {
+      if (timer) return stop();
+      if (Number(input.value) === last) { input.value = 0; draw(); }
+      button.textContent = '\u275a\u275a'; button.setAttribute('aria-label', 'Pause ' + control.label);
+      reading.setAttribute('aria-live', 'off');
+      timer = setInterval(() => {
+        if (!box.isConnected || Number(input.value) >= last) stop();
+        else { input.value = Number(input.value) + 1; draw(); }
+        if (Number(input.value) >= last) stop();
+      }, Math.min(600, Math.max(80, 5000 / last)));
+    });
+    stop();
+    return button;
+  }
   box.insertBefore(row, picture);
   function draw() {
     let frame = 0;
     for (const {input, value, control} of inputs) {
-      const text = control.values[input.value] + (control.unit ? ' ' + control.unit : '');
-      frame = frame * control.values.length + Number(input.value);
+      const index = control.kind === 'toggle' ? Number(input.checked) : Number(input.value);
+      const text = control.values[index] + (control.unit ? ' ' + control.unit : '');
+      frame = frame * control.values.length + index;
       value.textContent = text;
-      input.setAttribute('aria-valuetext', text);
+      if (control.kind !== 'toggle') input.setAttribute('aria-valuetext', text);
     }
     const ground = content.backgrounds[content.which[frame]];
     if (back.src !== ground) back.src = ground;

@@ -48,6 +48,8 @@ class Panel:
             compute slower than 40 ms.
         main: the controls that the panel is about: as wide as the picture, right under it; the others fold away. By
             default the one with a play button, or the first.
+        baked: one or two controls that move on a page without a kernel; by default the first main control and the next
+            of `controls`. `baked_caption` is the caption there, where the usual one speaks of others.
         drag: pairs of controls that are the coordinates of a point in the first axes: the reader drags that point.
         warm: settings computed once at construction, so that nothing compiles later. By default the defaults, and each
             stop of each `choice` and `toggle`.
@@ -74,10 +76,13 @@ class Panel:
         draft: Compute | None = None,
         main: Sequence[str] = (),
         drag: Sequence[tuple[str, str]] = (),
+        baked: Sequence[str] = (),
+        baked_caption: str = "",
         warm: Sequence[Mapping[str, Number]] | None = None,
     ):
         words = {"title": title, "caption": caption, "presets": presets or {}}
         look = {"size": size, "density": density, "draft": draft, "main": tuple(main), "drag": tuple(drag)}
+        look |= {"baked": tuple(baked), "baked_caption": baked_caption}
         spec = PanelSpec(compute, build, update, controls, reading, **words, **look)
         for values in _stops_in_turn(spec.controls) if warm is None else warm:
             for is_draft in (False, True) if draft else (False,):
@@ -192,14 +197,14 @@ class Panel:
     def bake(self, *names: str, frames: int = 60, budget: int = 2_000_000) -> Baked:
         """One piece of HTML in which the controls `names` (one or two) still move, without a kernel or a network.
 
-        By default the first main control. The other controls stay as they are now. The
-        fragment has at most `budget` characters: frames are as sharp as that allows.
+        By default those of the argument `baked` of the panel. The other controls stay as they are now, and are named.
+        The fragment has at most `budget` characters: frames are as sharp as that allows.
 
         Raises:
             ValueError: for unknown names, for three, and where even the plainest frames pass the budget.
         """
         known = self.spec.controls
-        chosen = names or self.spec.main[:1]
+        chosen = names or self.spec.baked
         if len(chosen) > 2 or any(name not in known for name in chosen):
             raise ValueError(f"Expected one or two of {', '.join(known)} to bake, got {', '.join(chosen)}.")
         return bake(self.spec, self._values, chosen, frames, budget)

@@ -42,14 +42,18 @@ class PanelSpec:
     draft: Compute | None = None
     main: tuple[str, ...] = ()
     drag: tuple[tuple[str, str], ...] = ()
+    baked: tuple[str, ...] = ()
+    baked_caption: str = ""
 
     def __post_init__(self):
         _same_names(self.compute, self.controls)
         object.__setattr__(self, "controls", dict(self.controls))
         main = self.main or tuple([n for n, c in self.controls.items() if c.play] or list(self.controls))[:1]
-        for name, value in (("main", tuple(main)), ("drag", tuple(tuple(pair) for pair in self.drag))):
+        baked = tuple(self.baked) or (main[0], *[name for name in self.controls if name != main[0]][:1])
+        drag = tuple(tuple(pair) for pair in self.drag)
+        for name, value in (("main", tuple(main)), ("drag", drag), ("baked", baked)):
             object.__setattr__(self, name, value)
-        self.clean({name: self.controls[name].default if name in self.controls else 0 for name in self.main})
+        self.clean({name: self.controls[name].default if name in self.controls else 0 for name in (*main, *baked)})
         for pair in self.drag:
             if len(pair) != 2 or any(name not in self.controls for name in pair):
                 raise ValueError(f"Expected two controls for each point to drag, got {pair}.")

@@ -12,7 +12,7 @@ def _lazy(chapter: str, function: str) -> Callable[[], Panel]:
     def make() -> Panel:
         return getattr(import_module(f"{__name__}.{chapter}"), function)()
 
-    make.__name__ = function
+    make.__name__, make.__module__ = function, f"{__name__}.{chapter}"
     return make
 
 

@@ -194,6 +194,7 @@ def classifier() -> Panel:
             "Cross-entropy": {"t": 512, "width": 64, "cross_entropy": 1, "momentum": 0, "batch": 6},
             "Small batches, momentum": {"t": 64, "width": WIDEST, "cross_entropy": 1, "momentum": 0.9, "batch": 1},
         },
+        baked=("t", "cross_entropy"),
         size=(9.5, 3.6),
         warm=[{"width": size} for size in ARRAYS],
     )

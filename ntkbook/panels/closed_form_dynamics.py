@@ -166,6 +166,8 @@ def mode_filter() -> Panel:
             "Heavy ball": {"step": 17, "rate": 3.7, "momentum": 0.87},
         },
         size=(9.5, 3.6),
+        baked_caption="Press play: modes with large eigenvalues are learnt first (right), the function goes from broad "
+        "to fine (left). Then raise the rate past 2.",
         warm=[],
     )
 
@@ -252,6 +254,9 @@ def units_of_time() -> Panel:
             "Sum, lr as time": {"lr": 0.02, "mean": 0, "unit": 0.02},
             "Too fast": {"lr": 0.1, "mean": 0, "unit": 0.1},
         },
+        baked=("unit", "mean"),
+        baked_caption="Move your time per step until the dots lie on the curve. Then untick mean loss: find the factor "
+        "again, and guess the rule.",
         size=(9.5, 3.4),
         warm=[],
     )

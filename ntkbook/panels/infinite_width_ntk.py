@@ -163,6 +163,7 @@ def circle_kernel() -> Panel:
             "Jacot, narrow, trained": {"width": 64, "depth": 3, "W_std": 1.0, "b_std": 0.1, "trained": 1},
             "Wide": {"width": WIDEST},
         },
+        baked=("width", "trained"),
         warm=[{"trained": 1, "width": width} for width in ARRAYS],
     )
 

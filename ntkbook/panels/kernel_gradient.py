@@ -216,6 +216,9 @@ def one_example() -> Panel:
         presets={model.name[0].upper() + model.name[1:]: {"model": i} for i, model in MODELS.items()},
         size=(9.5, 3.6),
         main=("x0",),
+        baked=("x0", "model"),
+        baked_caption="Drag the example x₀, and change the model: the step that was asked for at the star moves the "
+        "other predictions too (left). The green curve, one row of the kernel, says how much (right).",
         drag=[("x0", "y0")],
         warm=[{"model": 5}, {"model": 6}],
     )
@@ -365,6 +368,8 @@ def two_outputs() -> Panel:
             "Far apart": {"distance": 4.0, "step": 400},
             "Narrow": {"width": 8, "step": 400},
         },
+        baked_caption="Press play: the errors at two points run from the start to the star, and bend towards the slow "
+        "axis of the kernel's ellipse. Then bring the points closer together.",
         size=(9.5, 3.9),
         warm=[{"width": width} for width in ARRAYS],
     )

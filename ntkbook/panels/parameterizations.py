@@ -191,4 +191,7 @@ def parameterizations() -> Panel:
             "Naive standard, wide": {"rule": 1, "width": WIDEST, "rate": 1.0},
             "mu-P, wide": {"rule": 3, "width": WIDEST, "rate": 1.0},
         },
+        baked=("width", "rule"),
+        baked_caption="Thick: the chosen width; thin: the others. The large dot is the lowest loss. Drag width: in the "
+        "NTK parameterization it stays; choose naive standard, and it runs to the left as the width grows.",
     )

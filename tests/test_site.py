@@ -1,0 +1,85 @@
+"""The pages of the book, apart from Sphinx: which panels they show, and what is baked again.
+
+`tests/browser/test_site.py` builds the pages and opens each of them.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ntkbook.panels import PANELS
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import build_site  # noqa: E402
+import site_pages  # noqa: E402
+
+
+def test_a_cell_shows_a_panel_by_its_last_line():
+    name, names = build_site.panel_of('panel = PANELS["mode_filter"]()\npanel', {})
+    assert name == "mode_filter" and build_site.panel_of("panel", names)[0] == "mode_filter"
+    assert build_site.panel_of('PANELS["two_outputs"]()', names)[0] == "two_outputs"
+    for other in ("question", "panel.set(t=1)", "", 'x = PANELS["two_outputs"]()'):
+        assert build_site.panel_of(other, names)[0] is None
+
+
+def test_every_panel_of_the_book_is_on_a_page():
+    assert build_site.shown_panels() == sorted(PANELS)
+
+
+def test_a_panel_on_a_page_is_stored_elsewhere_and_once():
+    path = next((ROOT / "notebooks").glob("05_*.ipynb"))
+    fragment = '<div class="x"><img alt="a"></div><script type="application/json">{}</script></div>'
+    notebook = build_site.page(json.loads(path.read_text()), path, {"mode_filter": fragment, "units_of_time": fragment})
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    shown = [output["data"]["text/html"] for output in outputs if "data-panel" in str(output.get("data"))]
+    assert len(shown) > 2 and all("<script" not in text and '<img alt="a">' in text for text in shown)
+    assert all(re.search(r'data-panel="\.\./_static/panels/(mode_filter|units_of_time)\.html"', text) for text in shown)
+    assert not any(build_site.WIDGET in output.get("data", {}) for output in outputs)
+    doors = "".join(notebook["cells"][0]["source"])
+    assert "mybinder.org" in doors and "colab" in doors and f"notebooks/{path.name}" in doors
+
+
+def test_what_is_baked_is_kept_until_the_code_that_draws_it_changes(tmp_path, monkeypatch):
+    digests = {name: build_site.digest(name, 6) for name in PANELS}
+    one_file = {"mode_filter", "units_of_time"}
+    assert digests["mode_filter"] == digests["units_of_time"] != digests["sine_ensemble"]
+    assert digests["sine_ensemble"] != build_site.digest("sine_ensemble", 7)
+
+    read = Path.read_bytes
+    edited = lambda path: read(path) + (b"#" if path.name == "closed_form_dynamics.py" else b"")
+    monkeypatch.setattr(Path, "read_bytes", edited)
+    build_site.digest.cache_clear()
+    assert {name for name in PANELS if build_site.digest(name, 6) != digests[name]} == one_file
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"#" if path.name == "bake.py" else b""))
+    build_site.digest.cache_clear()
+    assert {name for name in PANELS if build_site.digest(name, 6) != digests[name]} == set(PANELS)
+    build_site.digest.cache_clear()
+
+
+def test_all_claims_are_in_one_table():
+    stored = sum(
+        json.dumps(output["data"]["application/vnd.ntkbook.claims+json"]).count('"verdict":')
+        for path in site_pages.chapters(ROOT)
+        for cell in json.loads(path.read_text())["cells"]
+        for output in cell.get("outputs", ())
+        if "application/vnd.ntkbook.claims+json" in output.get("data", {})
+    )
+    assert stored > 100 and site_pages.claims_page(ROOT).count("<tr data-chapter=") == stored
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    import ntkbook as nb
+
+    pages = "\n".join(site_pages.api_pages(ROOT).values())
+    listed = set(re.findall(r"auto(?:class|function):: ntkbook\.[\w.]+\.(\w+)", pages))
+    public = {name for name, value in vars(nb).items() if not name.startswith("_") and callable(value)}
+    assert len(public) > 50 and public <= listed
+
+
+def test_serving_needs_a_site(tmp_path):
+    command = [sys.executable, "tools/build_site.py", "--serve", "--to", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr == "There is no site yet: make site.\n"

@@ -1,0 +1,247 @@
+"""Builds the site from what is committed: `make site`; `make serve` shows it on this machine.
+
+    python tools/build_site.py                stage, bake the panels, run Sphinx: docs/_build/html
+    python tools/build_site.py --frames 6     the same with few positions of each slider, for a quick look and for tests
+    python tools/build_site.py --to FOLDER    in another folder
+    python tools/build_site.py --serve        serve docs/_build/html on 127.0.0.1
+
+No notebook is executed: pages show the stored outputs, and a panel's widget becomes a picture whose sliders still move
+(baked once for each panel, and kept as long as the code that draws it is the same).
+"""
+
+import argparse
+import ast
+import functools
+import hashlib
+import http.server
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import site_pages
+from tqdm.auto import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "docs" / "_build"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LARGEST = 1_500_000  # characters of one panel
+FRAMES = 105
+
+
+def main(words):
+    parser = argparse.ArgumentParser(description="Build the site, or serve it.")
+    parser.add_argument("--to", type=Path, default=BUILD)
+    parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--port", type=int, default=0)
+    chosen = parser.parse_args(words)
+    if chosen.serve:
+        return serve(chosen.to / "html", chosen.port)
+    return build(chosen.to.resolve(), chosen.frames)
+
+
+def build(folder, frames):
+    start = time.perf_counter()
+    source, html = folder / "source", folder / "html"
+    fragments = bake_all(folder / "panels", frames)
+    baked_after = time.perf_counter() - start
+    stage(source)
+    write_book(source, fragments)
+    html.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(source), str(html)]
+    if subprocess.run([*command, "-d", str(folder / "doctrees")]).returncode:
+        print("The site was not built: see the lines above.", file=sys.stderr)
+        return 1
+    copy_notebooks(html)
+    size = sum(path.stat().st_size for path in html.rglob("*") if path.is_file())
+    pages = [path for path in html.rglob("*.html") if path.parent.name != "panels"]
+    largest = max(pages, key=lambda path: path.stat().st_size)
+    print(
+        f"{len(pages)} pages and {len(fragments)} panels in {time.perf_counter() - start:.0f} s (panels "
+        f"{baked_after:.0f} s), {size / 1e6:.1f} MB; the largest page is {largest.relative_to(html)} with "
+        f"{largest.stat().st_size / 1e6:.2f} MB. `make serve` shows it."
+    )
+    return 0
+
+
+def stage(source):
+    """A fresh copy of docs/ with the pages that are made of something else."""
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("_build"))
+    for name, text in site_pages.made(ROOT).items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    site_pages.draw_benchmarks(ROOT, source / "_static")
+
+
+# ---------------------------------------------------------------- the book
+
+
+def notebooks():
+    return sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+def write_book(source, fragments):
+    """The notebooks as pages, and each panel in a file of its own."""
+    panels = source / "_static" / "panels"
+    panels.mkdir(parents=True, exist_ok=True)
+    for name, fragment in fragments.items():
+        (panels / f"{name}.html").write_text(fragment, encoding="utf-8")
+    for path in notebooks():
+        target = source / "book" / path.relative_to(ROOT / "notebooks")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(page(json.loads(path.read_text()), path, fragments)))
+
+
+def page(notebook, path, fragments):
+    """A notebook as the site shows it: panels baked, plumbing folded, doors under the title."""
+    up = "../" * len(path.relative_to(ROOT / "notebooks").parts)
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        name, names = panel_of("".join(cell["source"]), names)
+        if cell.get("metadata", {}).get("jupyter", {}).get("source_hidden"):
+            cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if WIDGET in data and name in fragments:
+                output["data"] = {"text/html": placeholder(name, fragments[name], up)}
+                output["metadata"] = {}
+            data.pop(WIDGET, None)
+    first = notebook["cells"][0]
+    title, _, rest = "".join(first["source"]).partition("\n")
+    first["source"] = f"{title}\n\n{site_pages.doors(path, ROOT)}\n{rest}"
+    return notebook
+
+
+def copy_notebooks(html):
+    """The notebooks themselves, to download."""
+    for path in notebooks():
+        target = html / "_static" / "notebooks" / path.relative_to(ROOT / "notebooks")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+# ---------------------------------------------------------------- panels
+
+
+def panel_of(source, names):
+    """(the panel that a cell shows, variables -> panels): `panel = PANELS["name"]()`, and later `panel` alone."""
+    names = names | dict(re.findall(r'^(\w+) = PANELS\["(\w+)"\]\(\)', source, re.M))
+    last = source.strip().splitlines()[-1] if source.strip() else ""
+    alone = re.fullmatch(r'PANELS\["(\w+)"\]\(\)', last)
+    return (alone[1] if alone else names.get(last)), names
+
+
+def shown_panels():
+    """The panels that some page shows, by name."""
+    found = set()
+    for path in notebooks():
+        names = {}
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                name, names = panel_of("".join(cell["source"]), names)
+                found |= {name} - {None}
+    return sorted(found)
+
+
+def placeholder(name, fragment, up):
+    """What stands in the page: the picture and its reading, until the panel is near the window."""
+    still = fragment.split('<script type="application/json">')[0] + "</div>"
+    return f'<div class="ntkbook-panel" data-panel="{up}_static/panels/{name}.html">{still}</div>'
+
+
+def bake_all(folder, frames):
+    """Name -> fragment, from the last build where nothing that a panel is made of has changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: folder / f"{name}-{digest(name, frames)}.html" for name in shown_panels()}
+    missing = [name for name, path in kept.items() if not path.exists()]
+    for old in set(folder.glob("*.html")) - set(kept.values()):
+        old.unlink()
+    if missing:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        jobs, spawn = min(len(missing), os.cpu_count() or 1, 4), multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+            baking = pool.map(bake, missing, [frames] * len(missing))
+            for name, fragment in zip(missing, tqdm(baking, total=len(missing), desc="panels", disable=None)):
+                kept[name].write_text(fragment, encoding="utf-8")
+    return {name: path.read_text(encoding="utf-8") for name, path in kept.items()}
+
+
+def bake(name, frames):
+    """The fragment of a panel, with fewer frames if they would be too large."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from ntkbook.panels import PANELS
+
+    panel = PANELS[name]()
+    for fewer in (frames, frames * 2 // 3, frames // 3):
+        try:
+            return panel.bake(frames=max(4, fewer), budget=LARGEST).html
+        except ValueError:
+            continue
+    raise ValueError(f"Expected a panel that fits in {LARGEST / 1e6:.1f} MB, got {name}.")
+
+
+@functools.cache
+def digest(name, frames):
+    """Of this panel's file and of everything that it imports from the package, and of how it is baked."""
+    from ntkbook.panels import PANELS
+
+    waiting, seen = [Path(importlib.import_module(PANELS[name].__module__).__file__ or "")], set()
+    while waiting:
+        path = waiting.pop()
+        if path not in seen and path.exists():
+            seen.add(path)
+            waiting += imported(path)
+    content = hashlib.sha256(f"{LARGEST} {frames}".encode())
+    for path in sorted(seen):
+        content.update(path.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def imported(path):
+    """The files of the package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for found in (base, *(base / alias.name for alias in node.names)):
+                yield from (file for file in (found.with_suffix(".py"), found / "__init__.py") if file.exists())
+
+
+# ---------------------------------------------------------------- looking at it
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and says nothing about it."""
+
+    def log_message(self, format, *args):
+        pass
+
+
+def serve(html, port):
+    if not (html / "index.html").exists():
+        print("There is no site yet: make site.", file=sys.stderr)
+        return 1
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Quiet, directory=html)) as server:
+        print(f"http://127.0.0.1:{server.server_address[1]}/  (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
