@@ -298,7 +298,7 @@ def test_two_controls_make_a_grid_in_row_order():
 
 def test_baking_leaves_the_panel_alone_and_keeps_to_its_budget():
     panel = at(demo(), t=3.0)
-    baked = panel.bake(frames=3, budget=140_000)
+    baked = panel.bake("t", frames=3, budget=140_000)
     assert panel.state()["t"] == 3.0 and len(baked.html) <= 140_000
     assert baked.names == ("t",) and repr(baked).startswith("Baked(t: ")
     (control,) = content_of(baked)["controls"]
@@ -308,6 +308,17 @@ def test_baking_leaves_the_panel_alone_and_keeps_to_its_budget():
     for names in (("depth",), ("t", "rate", "width")):
         with pytest.raises(ValueError, match="one or two of"):
             panel.bake(*names)
+
+
+def test_a_baked_panel_moves_two_controls_and_names_those_that_it_holds():
+    panel = at(demo(), width=16)
+    baked = panel.bake(frames=4)
+    assert baked.names == panel.spec.baked == ("t", "rate")
+    assert "Held here, alive in a notebook: width 16 units, trained on." in baked.html
+    content = content_of(panel.bake("t", "is_trained", frames=10))
+    time, switch = content["controls"]
+    assert len(content["frames"]) == 2 * len(time["values"]) in (10, 12)
+    assert switch["kind"] == "toggle" and switch["values"] == ["off", "on"] and switch["start"] == 1
 
 
 def test_a_baked_panel_is_a_picture_without_scripts_and_has_no_address_in_it(tmp_path):
