@@ -6,6 +6,7 @@ t = inf cost a few products. Takes plain matrices: an infinite-width kernel, an 
 are in losses.py, large matrices in large.py. Notebooks 05 to 08 use it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,10 @@ class Dynamics(Training):
     def rank(self) -> Array:
         """The number of eigenvalues that are not rounding."""
         return jnp.sum(self.unit_eigenvalues > 0)
+
+    def towards(self, y: Array) -> "Dynamics":
+        """The same kernel with other targets, (n,) or (n, o): its eigendecomposition is kept."""
+        return dataclasses.replace(self, y=y)
 
     def _residual(self, t, f0):
         return _residual(self, t, f0)  # decay(K) (f0 - y): K alpha would cost digits
