@@ -111,6 +111,29 @@ def test_the_workflows_of_the_page_run_and_agree(optimized):
     np.testing.assert_allclose(names["slope"], 0.8**2 * average(lambda z: 4 / np.pi * np.exp(-2 * z**2)), rtol=2e-3)
 
 
+def test_settings_of_jax_are_the_callers_and_not_ours():
+    """A guest may forbid what this library does: shapes that broadcast."""
+    stax = nt.stax
+    with jax.numpy_rank_promotion("raise"):
+        init_fn, apply_fn, kernel_fn = stax.serial(stax.Dense(4, 1.3, 0.2), stax.Relu(), stax.Dense(2))
+        _, params = init_fn(jax.random.PRNGKey(0), FLAT.shape)
+        assert apply_fn(params, jnp.asarray(FLAT)).shape == (5, 2)
+        k = kernel_fn(FLAT, None, "ntk")
+        assert nt.predict.gradient_descent_mse(k, TARGETS)(1.0).shape == (5, 2)
+
+
+def test_kernels_pass_in_tiles_too():
+    """A batched function of Kernels, and of the inputs of the first network: one result."""
+    stax = nt.stax
+    first, second = stax.serial(stax.Dense(4, 1.3, 0.2), stax.Relu())[2], stax.serial(stax.Dense(1, 1.1), stax.Erf())[2]
+    for x2 in (None, IMAGES[0, :, :3, 0]):
+        whole = second(first(FLAT, x2))
+        tiled = nt.batch(second, batch_size=2)(first(FLAT, x2))
+        assert (tiled.shape1, tiled.shape2, tiled.cov2 is None) == (whole.shape1, whole.shape2, x2 is None)
+        for name in ("nngp", "ntk", "cov1"):
+            np.testing.assert_allclose(getattr(tiled, name), getattr(whole, name), rtol=1e-10)
+
+
 def test_the_names_are_all_there():
     absent = [name for name in NAMES if not callable(getattr(nt.stax, name))]
     assert not absent
@@ -126,6 +149,9 @@ def test_wrong_words_and_trees_are_refused():
         nt.stax.serial(nt.stax.Relu)
     with pytest.raises(ValueError, match="paths"):
         nt.stax.serial(nt.stax.FanOut(3), nt.stax.parallel(nt.stax.Relu(), nt.stax.Relu()))
+    with pytest.raises(ValueError, match="diagonal_spatial"):
+        k = nt.stax.Conv(3, (2, 2))[2](IMAGES, None, diagonal_spatial=True)
+        nt.stax.GlobalAvgPool()[2](k)
     with pytest.raises(ValueError, match="k_test_train"):
         nt.predict.gradient_descent_mse(np.eye(5), TARGETS)(1.0, 0.0, 0.0)
 

@@ -24,20 +24,24 @@ def batch(
         return kernel_fn
 
     def batched(x1: Any, x2: Any = None, *arguments: Any, **options: Any) -> Any:
-        if isinstance(x1, Kernel):
-            raise NotImplementedError("batch of a function of Kernels is not known here: batch the whole network.")
-        rows = [_part(x1, i, batch_size) for i in range(0, _count(x1), batch_size)]
-        columns = rows if x2 is None else [_part(x2, j, batch_size) for j in range(0, _count(x2), batch_size)]
+        is_kernel = isinstance(x1, Kernel)
+        n1, n2 = x1.nngp.shape[:2] if is_kernel else (_count(x1), _count(x1 if x2 is None else x2))
+        is_same = x1.cov2 is None if is_kernel else x2 is None
 
         def tile(i, j):
-            second = None if x2 is None and i == j else columns[j]
-            out = kernel_fn(rows[i], second, *arguments, **options)
+            if is_kernel:
+                inputs = (_tile_of_kernel(x1, i, j, batch_size), x2)
+            else:
+                second = x1 if x2 is None else x2
+                inputs = (_part(x1, i, batch_size), None if is_same and i == j else _part(second, j, batch_size))
+            out = kernel_fn(*inputs, *arguments, **options)
             return out if store_on_device else jax.tree.map(np.asarray, out)
 
-        tiles = [[tile(i, j) for j in range(len(columns))] for i in range(len(rows))]
+        columns = range(0, n2, batch_size)
+        tiles = [[tile(i, j) for j in columns] for i in range(0, n1, batch_size)]
         library = jnp if store_on_device else np
         if isinstance(tiles[0][0], Kernel):
-            return _joined_kernels(tiles, x2 is None, library)
+            return _joined_kernels(tiles, is_same, library)
         return jax.tree.map(lambda *leaves: _joined(leaves, len(columns), library), *sum(tiles, []))
 
     return batched
@@ -51,9 +55,24 @@ def _part(x: Any, start: int, size: int) -> Any:
     return jax.tree.map(lambda a: a[start : start + size], x)
 
 
+def _tile_of_kernel(k: Kernel, i: int, j: int, size: int) -> Kernel:
+    rows, columns = slice(i, i + size), slice(j, j + size)
+    cov2 = None if k.cov2 is None and i == j else (k.cov1 if k.cov2 is None else k.cov2)[columns]
+    shape = lambda full, part: None if full is None else (len(part), *full[1:])
+    cov1, nngp = k.cov1[rows], k.nngp[rows, columns]
+    return k.replace(
+        nngp=nngp,
+        ntk=None if k.ntk is None else k.ntk[rows, columns],
+        cov1=cov1,
+        cov2=cov2,
+        shape1=shape(k.shape1, nngp),
+        shape2=shape(k.shape2, nngp[0]),
+    )
+
+
 def _joined(leaves: Any, columns: int, library: Any) -> Any:
     if np.ndim(leaves[0]) < 2:
-        return leaves[0]
+        return leaves[0]  # no pairs: a count, say
     rows = [leaves[i : i + columns] for i in range(0, len(leaves), columns)]
     return library.concatenate([library.concatenate(row, axis=1) for row in rows], axis=0)
 

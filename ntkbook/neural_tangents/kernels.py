@@ -6,7 +6,8 @@ are the variances, or the pairs of positions inside one example.
 
 import dataclasses
 from collections import namedtuple
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial, wraps
 from typing import Any
 
 import jax
@@ -82,9 +83,23 @@ def select(result: Any, get: Any) -> Any:
     return parts[0] if isinstance(get, str) else named(words, parts)
 
 
-def named(words: Any, parts: Any) -> Any:
-    """A named tuple."""
-    return namedtuple("Kernel", words)(*parts)
+def named(words: Any, parts: Any, name: str = "Kernels") -> Any:
+    """A named tuple; equal words make one type, as trees want it."""
+    return _named_tuple(name, tuple(words))(*parts)
+
+
+_named_tuple = cache(namedtuple)
+
+
+def relaxed(function: Callable) -> Callable:
+    """`function`, whatever the caller has told JAX about shapes that broadcast and precisions that meet."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*arguments, **options)
+
+    return call
 
 
 def from_core(k: core.Kernel, shapes: Any, *, diagonal_spatial: bool, axes: tuple[int, int]) -> Kernel:

@@ -5,7 +5,6 @@ as (n1, n2, a, a). Kernels may be numpy arrays and slightly asymmetric. `diag_re
 kernel's diagonal, unless `diag_reg_absolute_scale`.
 """
 
-from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from jax import Array
 
 from .. import checks
 from ..dynamics import ensemble, gradient, losses
-from .kernels import words_of
+from .kernels import named, relaxed, words_of
 
 
 class Gaussian(NamedTuple):
@@ -112,6 +111,7 @@ def _over_times(t: Any, at: Callable) -> Any:
     return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), at(jnp.ravel(times)))
 
 
+@relaxed
 def gradient_descent_mse(
     k_train_train: Any,
     y_train: Any,
@@ -128,6 +128,7 @@ def gradient_descent_mse(
     k, noise = _regularized(axes.kernel(k_train_train), diag_reg, diag_reg_absolute_scale)
     flow = gradient.gradient_flow(_add(k, noise), axes.matrix(y), lr=learning_rate / y.size)
 
+    @relaxed
     def predict_fn(t: Any = None, fx_train_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None) -> Any:
         return _predicted(flow, axes, t, fx_train_0, fx_test_0, k_test_train)
 
@@ -153,6 +154,7 @@ def _predicted(flow, axes, t, f0_train, f0_test, k_test_train):
     return results[0] if len(results) == 1 else results
 
 
+@relaxed
 def gradient_descent(
     loss: Callable,
     k_train_train: Any,
@@ -170,6 +172,7 @@ def gradient_descent(
     flat_loss = lambda outputs, targets: loss(axes.outputs(outputs), axes.outputs(targets))
     flow = losses.function_flow(flat_loss, k, axes.matrix(y), lr=learning_rate, momentum=momentum)
 
+    @relaxed
     def predict_fn(
         t: Any = None, fx_train_or_state_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None
     ) -> Any:
@@ -186,6 +189,7 @@ def gradient_descent(
     return predict_fn
 
 
+@relaxed
 def gradient_descent_mse_ensemble(
     kernel_fn: Callable,
     x_train: Any,
@@ -209,6 +213,7 @@ def gradient_descent_mse_ensemble(
             kept[words] = _Ensembles(k, y, axes, learning_rate / y.size, diag_reg, diag_reg_absolute_scale)
         return kept[words]
 
+    @relaxed
     def predict_fn(
         t: Any = None, x_test: Any = None, get: Any = None, compute_cov: bool = False, **kernel_fn_test_test_kwargs: Any
     ) -> Any:
@@ -238,6 +243,7 @@ def gp_inference(
     """
     y, axes = _axes_of(y_train, trace_axes)
 
+    @relaxed
     def predict_fn(get: Any = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
         words = words_of(get) or ("nngp", "ntk")
         reg = 0.0 if k_test_train is None else diag_reg
@@ -250,7 +256,7 @@ def gp_inference(
 
 def _chosen(get, words, law):
     laws = [law(word) for word in words]
-    return laws[0] if isinstance(get, str) else namedtuple("Gaussians", words)(*laws)
+    return laws[0] if isinstance(get, str) else named(words, laws, "Gaussians")
 
 
 class _Pair(NamedTuple):
@@ -312,6 +318,7 @@ class _Ensembles:
         return _over_times(t, at)
 
 
+@relaxed
 def max_learning_rate(
     ntk_train_train: Any, y_train_size: int | None = None, momentum: float = 0.0, eps: float = 1e-12
 ) -> Any:

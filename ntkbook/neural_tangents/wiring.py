@@ -131,10 +131,12 @@ def triple(chain: Chain, name: str) -> Triple:
 
         return init_all, apply_all, KernelFn(chain)
 
+    @kernels.relaxed
     def init_fn(rng: Any, input_shape: Any, **options: Any) -> Any:
         shape, params = network_of(chain).init(rng, _moved(input_shape, chain.axes_in))
         return _moved_back(shape, chain.axes_out), params
 
+    @kernels.relaxed
     def apply_fn(params: Any, inputs: Any, **options: Any) -> Any:
         net, x = network_of(chain), _canonical(inputs, chain.axes_in)
         return _original(net.apply(params, x), chain.axes_out)
@@ -166,6 +168,7 @@ class KernelFn:
 
     chain: Chain
 
+    @kernels.relaxed
     def __call__(
         self,
         x1_or_kernel: Any,
@@ -196,6 +199,8 @@ class KernelFn:
         net, words = network_of(self.chain), kernels.words_of(get)
         if isinstance(x1_or_kernel, kernels.Kernel):
             k = x1_or_kernel
+            if k.diagonal_spatial and "all" in net.requires(frozenset()):
+                raise ValueError("Expected a Kernel of all pairs of positions, got diagonal_spatial=True.")
             made = _onwards(net, kernels.to_core(k))
             shapes = [None if shape is None else self._shape(net, shape) for shape in (k.shape1, k.shape2)]
         else:
