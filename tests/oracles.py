@@ -365,3 +365,15 @@ def difference_quotient(f: Callable, x: float, h: float = 1e-3) -> np.ndarray:
         return (np.asarray(f(x + h), float) - np.asarray(f(x - h), float)) / (2 * h)
 
     return (4 * central(h / 2) - central(h)) / 3
+
+
+# Kernels of many inputs ----------------------------------------------------------------------------------------------
+
+
+def erf_kernels(x1, x2, W1=1.5, b1=0.3, W2=1.2, b2=0.2):
+    """(NNGP, NTK) of one hidden layer of erf: Williams 1997, eq. 11, and its derivative."""
+    first = lambda a, b: W1**2 * (a @ b.T) / a.shape[1] + b1**2
+    k, v1, v2 = first(x1, x2), np.diagonal(first(x1, x1)), np.diagonal(first(x2, x2))
+    size = np.outer(1 + 2 * v1, 1 + 2 * v2)
+    nngp = W2**2 * 2 / np.pi * np.arcsin(2 * k / np.sqrt(size)) + b2**2
+    return nngp, nngp + W2**2 * 4 / np.pi / np.sqrt(size - 4 * k**2) * k

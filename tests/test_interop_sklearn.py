@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from oracles import erf_kernels as by_hand
 from sklearn.base import clone
 from sklearn.decomposition import KernelPCA
 from sklearn.exceptions import NotFittedError
@@ -38,15 +39,6 @@ PAGE = (Path(__file__).parent.parent / "docs" / "scikit_learn.md").read_text()
 
 def network(W1=1.5, b1=0.3, W2=1.2, b2=0.2):
     return nb.serial(nb.Dense(1, W1, b1), nb.Erf(), nb.Dense(1, W2, b2))
-
-
-def by_hand(x1, x2, W1=1.5, b1=0.3, W2=1.2, b2=0.2):
-    """(NNGP, NTK) of one hidden layer of erf: Williams 1997, eq. 11, and its derivative."""
-    first = lambda a, b: W1**2 * (a @ b.T) / a.shape[1] + b1**2
-    k, v1, v2 = first(x1, x2), np.diagonal(first(x1, x1)), np.diagonal(first(x2, x2))
-    size = np.outer(1 + 2 * v1, 1 + 2 * v2)
-    nngp = W2**2 * 2 / np.pi * np.arcsin(2 * k / np.sqrt(size)) + b2**2
-    return nngp, nngp + W2**2 * 4 / np.pi / np.sqrt(size - 4 * k**2) * k
 
 
 # ---------------------------------------------------------------- estimators
