@@ -26,6 +26,7 @@ def draw_spectrum(ax: Axes, spectrum: Any) -> None:
         plots.line(ax, number, power, "data", label="share of the target")
         shown.append(power)
     plots.limits(ax, x=number, y=shown)
+    plots.arrange_labels(ax)  # the ends have moved
 
 
 def draw_fit(left: Axes, right: Axes, fit: Any) -> None:
@@ -38,3 +39,22 @@ def draw_fit(left: Axes, right: Axes, fit: Any) -> None:
     for (name, values), dashes in zip(fit.path.items(), ("-", "--", "-.", ":") * len(fit.path)):
         plots.line(right, steps, values, "nngp", label=name, linestyle=dashes)
     plots.limits(right, x=steps, y=list(fit.path.values()))
+
+
+def draw_report(left: Axes, right: Axes, report: Any) -> None:
+    """A `report`: the spectrum with the labels in it (left), and the share of each layer in the trace (right).
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from matplotlib.figure import Figure
+    >>> from ntkbook import report
+    >>> f = lambda params, x: jnp.tanh(x @ params["W"]) @ params["v"]
+    >>> found = report(f, {"W": jnp.eye(2), "v": jnp.ones((2, 1))}, jax.random.normal(jax.random.key(0), (5, 2)))
+    >>> draw_report(*Figure().subplots(1, 2), found)
+    """
+    draw_spectrum(left, report.spectrum)
+    place = np.arange(len(report.layers))
+    plots.frame(right, "", "share of the trace", xlim=(-0.6, len(place) - 0.4), ylim=(0.0, 1.0))
+    plots.bars(right, place, report.shares, "finite")
+    shown = place[:: 1 + len(place) // 8]
+    right.set_xticks(shown, [report.layers[i] for i in shown], rotation=30 if len(shown) > 3 else 0)

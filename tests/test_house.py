@@ -24,7 +24,7 @@ finite/history finite/descent finite/train
 dynamics
 dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
 dynamics/gaussian dynamics/ensemble
-dynamics/evidence dynamics/fluctuations dynamics/learning_curves
+dynamics/evidence dynamics/fluctuations dynamics/learning_curves dynamics/report
 interop/bridge interop/estimators interop/sklearn interop/gpytorch interop
 neural_tangents/kernels neural_tangents/wiring neural_tangents/activations neural_tangents/stax
 neural_tangents/batching neural_tangents/empirical neural_tangents/predict
