@@ -122,6 +122,14 @@ def test_settings_of_jax_are_the_callers_and_not_ours():
         assert nt.predict.gradient_descent_mse(k, TARGETS)(1.0).shape == (5, 2)
 
 
+def test_training_ends_in_the_targets_without_a_prior():
+    """At the training points nothing is left of the start, so that the NTK alone is enough there."""
+    kernel_fn = nt.stax.serial(nt.stax.Dense(4, 1.3, 0.2), nt.stax.Relu(), nt.stax.Dense(1))[2]
+    law = nt.predict.gp_inference(kernel_fn(FLAT, None, ("ntk",)), TARGETS)("ntk", None, True)
+    np.testing.assert_allclose(law.mean, TARGETS, rtol=1e-8)
+    np.testing.assert_allclose(law.covariance, 0, atol=1e-12)
+
+
 def test_kernels_pass_in_tiles_too():
     """A batched function of Kernels, and of the inputs of the first network: one result."""
     stax = nt.stax

@@ -287,7 +287,8 @@ class _Ensembles:
             )
             nngp, train = k, "last_layer"
             if word == "ntk":  # the guest adds to the kernel, not to the covariance at the start
-                nngp = self.part(self.k, "nngp") if with_cov else k
+                is_alone = is_own and hasattr(self.k, "ntk") and not hasattr(self.k, "nngp")
+                nngp = self.part(self.k, "nngp") if with_cov and not is_alone else k
                 nngp, k, noise, train = (nngp + nngp.T) / 2, _add(k, noise), 0.0, "all"
             elif is_own:  # ... and here to both
                 nngp, k, noise = _add(k, noise), _add(k, noise), 0.0
