@@ -25,7 +25,7 @@ def ours(case: dict):
     x = jnp.asarray(inputs(case))
     layers = [nb.Conv(64, (3, 3), W_std=W_STD, b_std=B_STD), nb.Relu()] * case.get("layers", LAYERS)
     net = nb.serial(*layers, nb.GlobalAvgPool(), nb.Dense(1, W_STD, B_STD))
-    return lambda step: nb.gram(net, x)
+    return lambda step: nb.ntk(net, x)
 
 
 def peer(case: dict):

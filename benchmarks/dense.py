@@ -29,7 +29,7 @@ def ours(case: dict):
     x = jnp.asarray(inputs(case))
     hidden = nb.serial(nb.Relu(), nb.Dense(512, W_STD, B_STD))
     net = nb.serial(nb.Dense(512, W_STD, B_STD), nb.Repeat(hidden, case["depth"]))  # the kernel knows no widths
-    return lambda step: nb.gram(net, x)
+    return lambda step: nb.ntk(net, x)
 
 
 def peer(case: dict):

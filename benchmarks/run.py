@@ -12,7 +12,7 @@ from pathlib import Path
 import peer
 
 FOLDER = Path(__file__).resolve().parent
-ALL = ["import_time", "slider", "dense", "empirical_ntk", "predict", "convolution", "growth"]
+ALL = ["import_time", "slider", "dense", "other_kernels", "empirical_ntk", "predict", "convolution", "growth"]
 
 
 def main(arguments: list[str]) -> int:

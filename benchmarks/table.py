@@ -4,7 +4,7 @@ import json
 
 import pairing
 
-ORDER = ["dense", "convolution", "slider", "empirical_ntk", "predict", "import_time"]
+ORDER = ["dense", "convolution", "other_kernels", "slider", "empirical_ntk", "predict", "import_time"]
 
 
 def main():
