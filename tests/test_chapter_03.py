@@ -20,7 +20,7 @@ def at(panel, **values):
 def test_the_thick_curve_is_jacots():
     data = PANELS["circle_kernel"]().data()
     assert data["theory"][[64, 80, 96, 112, 128]] == pytest.approx([0.2825, 0.1700, 0.0927, 0.0660, 0.0644], abs=1e-4)
-    assert data["networks"].shape == (4, 33)
+    assert data["networks"].shape == (4, 65)
 
 
 def test_networks_gather_on_the_curve():

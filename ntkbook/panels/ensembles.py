@@ -28,6 +28,7 @@ NETWORKS = 8
 LR = 0.25
 STEPS = np.unique([0, *np.round(np.geomspace(1, 512, 24)).astype(int)])  # t = lr * steps, up to 128
 TIMES = LR * STEPS
+HALF_WAY = float(TIMES[np.abs(TIMES - 4).argmin()])  # all layers have nearly arrived, the last one has not
 MIX = np.linspace(-2, 3, 41)  # a: the input is a x_zero + (1 - a) x_one
 
 
@@ -204,17 +205,17 @@ def two_ensembles() -> Panel:
         _build,
         _update,
         {
-            "t": choice("training time t", [float(t) for t in TIMES], 0.0, play=True),
+            "t": choice("training time t", [float(t) for t in TIMES], HALF_WAY, play=True),
             "width": choice("width", WIDTHS, WIDTHS[-1], unit="units", log=True),
             "network": whole("the thick network", 1, NETWORKS, 3),
         },
         _reading,
         title="Sixteen digits, two ways to train.",
-        caption="Press play: the bands are the laws of infinite width. The dotted curve is what the law says about the "
+        caption="Back to the start, and play: the bands are the laws of infinite width. The dotted curve is what the law says about the "
         "one thick network. Then drag the width down.",
         presets={
             "Start": {"t": 0.0},
-            "Half-way": {"t": 4.0},
+            "Half-way": {"t": HALF_WAY},
             "Trained": {"t": float(TIMES[-1])},
             "Trained, width 8": {"t": float(TIMES[-1]), "width": 8},
         },

@@ -32,7 +32,7 @@ from .masked_network import (
 WIDEST, DEEPEST, NETWORKS = 512, 5, 4
 ARRAYS = (64, WIDEST)  # units that are computed, of which `width` count
 STEPS = 20
-N_ANGLES = 33  # of the networks' curves; x0 = (1, 0) is the one in the middle
+N_ANGLES = 65  # of the networks' curves; x0 = (1, 0) is the one in the middle
 MIDDLE = N_ANGLES // 2
 
 
@@ -93,13 +93,14 @@ def circle_arrays(width, depth, W_std, b_std, trained):
     fine, x = circle(129, endpoint=True)
     networks = _finite(int(width), int(depth), W_std, b_std, bool(trained))
     theory = np.asarray(_theory_row(x, depth, W_std, b_std), dtype=float)
-    there = theory[::4]
+    there = theory[::2]
     gaps = np.sqrt(((networks - there) ** 2).mean(1) / (there**2).mean())
     return {
         "angle": np.asarray(fine),
         "theory": theory,
         "angle_networks": np.asarray(coarse),
         "networks": networks,
+        "before": _finite(int(width), int(depth), W_std, b_std, False),
         "gap": gaps.mean(),
         "peak": networks[:, MIDDLE].mean() / theory[64],
     }
@@ -111,6 +112,7 @@ def _circle_build(fig, data):
     ax.set_xticks(np.pi * np.arange(-2, 3) / 2, ["−π", "−π/2", "0", "π/2", "π"])
     _circle_limits(ax, data)
     return {
+        "before": plots.lines(ax, data["angle_networks"], data["before"], "guide", linewidth=0.8),
         "networks": plots.lines(
             ax, data["angle_networks"], data["networks"], "finite", label="4 networks", alpha=1.0, linewidth=1.1
         ),
@@ -119,10 +121,11 @@ def _circle_build(fig, data):
 
 
 def _circle_limits(ax, data):
-    plots.limits(ax, y=[data["networks"], data["theory"], 0.0])
+    plots.limits(ax, y=[data["networks"], data["before"], data["theory"], 0.0])
 
 
 def _circle_update(artists, data):
+    artists["before"].set(data["angle_networks"], data["before"])
     artists["networks"].set(data["angle_networks"], data["networks"])
     artists["theory"].set(data["angle"], data["theory"])
     _circle_limits(artists["theory"].artists[0].axes, data)
@@ -157,7 +160,7 @@ def circle_kernel() -> Panel:
         _circle_reading,
         title="The tangent kernel around the circle.",
         caption="Drag width to the right: four random networks (thin, blue) gather on one curve (thick, vermillion) "
-        "that was computed without any network. Then tick trained, and drag width back.",
+        "that was computed without any network. Then tick trained (dotted: before), and drag width back.",
         presets={
             "Jacot, narrow": {"width": 64, "depth": 3, "W_std": 1.0, "b_std": 0.1, "trained": 0},
             "Jacot, narrow, trained": {"width": 64, "depth": 3, "W_std": 1.0, "b_std": 0.1, "trained": 1},

@@ -229,7 +229,7 @@ def one_example() -> Panel:
 LR = 0.02
 STEPS = np.unique([0, *np.round(np.geomspace(1, 400, 36)).astype(int)])
 LENGTH = 1.5  # of the errors at the start
-FLOOR = 1e-3  # of the logarithmic axis
+FLOOR, ZERO = 1e-3, 1e-12  # of the logarithmic axis; of what is drawn: curves leave through the floor
 
 
 @jax.jit
@@ -264,7 +264,7 @@ def two_errors(step, distance, angle, width):
     at = int(np.argmin(np.abs(STEPS - step)))
     turn = np.linspace(0, 2 * np.pi, 121)
     ellipse = np.stack([np.cos(turn), np.sin(turn)], axis=1) * lam / lam[0] @ Q.T  # Theta u, for all |u| = 1
-    shown = lambda path: np.maximum(np.abs(path @ Q), FLOOR)
+    shown = lambda path: np.maximum(np.abs(path @ Q), ZERO)
     length = np.hypot(*errors[at])
     away = -np.where(errors[0] @ Q >= 0, 1, -1)  # the words stand where the path does not go
     names = (Q * away * (lam / lam[0] + 0.2)).T
@@ -297,6 +297,7 @@ def _two_build(fig, data):
     turn = np.linspace(0, 2 * np.pi, 121)
     for radius in (0.5, 1.0, 1.5):
         plots.line(left, radius * np.cos(turn), radius * np.sin(turn), "guide", linewidth=0.8)
+        plots.direct_label(left, 0, -radius - 0.02, f"size {radius}", "guide", ha="center", va="top", fontsize=7)
     plots.frame(right, "step", "size of the error", xlim=(0.7, 400), ylim=(FLOOR, 2), xscale="log", yscale="log")
     steps = np.maximum(STEPS, 0.7)
     marks = {

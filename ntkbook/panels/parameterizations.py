@@ -119,12 +119,12 @@ def arrays(rule, width, rate):
 
 
 def _build(fig, data):
-    left, right = plots.columns(fig, 1, 1, label_room=0.1, gap=0.75)
+    left, right = plots.columns(fig, 1, 1, label_room=(0.75, 0.1), gap=0.3)
     looks = {"yscale": "log", "ylim": (LOWEST, HIGHEST)}
     plots.frame(left, "step", xlim=(0, STEPS), title="loss in training, all widths", **looks)
     plots.frame(
         right,
-        "rate (1/λ_max at width 64)",
+        "rate (in 1/λₘₐₓ at width 64)",
         xscale="log",
         xlim=(RATES[0], RATES[-1]),
         title="loss at the end, all widths",
@@ -137,6 +137,8 @@ def _build(fig, data):
     steps = np.arange(STEPS + 1)
     return {
         "curves": plots.lines(left, steps, data["curves"], "finite", alpha=0.6),
+        "narrowest": plots.line(left, steps, data["curves"][0], "finite", linewidth=1.0, label=f"width {NARROWEST}"),
+        "widest": plots.line(left, steps, data["curves"][-1], "finite", linewidth=1.0, label=f"width {WIDEST}"),
         "curve": plots.line(left, steps, data["curve"], "finite", linewidth=2.6),
         "ends": plots.lines(right, RATES, data["ends"], "finite", alpha=0.6),
         "end": plots.line(right, RATES, data["end"], "finite", linewidth=2.6),
@@ -148,6 +150,8 @@ def _build(fig, data):
 def _update(artists, data):
     steps = np.arange(STEPS + 1)
     artists["curves"].set(steps, data["curves"])
+    artists["narrowest"].set(steps, data["curves"][0])
+    artists["widest"].set(steps, data["curves"][-1])
     artists["curve"].set(steps, data["curve"])
     artists["ends"].set(RATES, data["ends"])
     artists["end"].set(RATES, data["end"])

@@ -97,7 +97,7 @@ def _build(fig, data):
     plots.frame(left, "f(x)  (predicted sd)", "f(x′)  (predicted sd)", xlim=(-4, 4), ylim=(-4, 4))
     left.set_xticks(ticks)
     left.set_yticks(ticks)
-    plots.frame(right, "f(x)  (predicted sd)", "density", xlim=(-4, 4), ylim=(0, 0.8))
+    plots.frame(right, "f(x)  (predicted sd)", "density", xlim=(-4, 4), ylim=(0, 1))
     right.set_xticks([-3, -2, -1, 0, 1, 2, 3])
     middle = (EDGES[1:] + EDGES[:-1]) / 2
     x = np.linspace(-4, 4, 161)
