@@ -46,6 +46,7 @@ ACTIVATIONS = {
     "Polynomial": lambda s: s.Polynomial([0.3, -0.5, 0.2]),
     "Monomial": lambda s: s.Monomial(3),
     "RectifiedMonomial": lambda s: s.RectifiedMonomial(1),
+    "ExpNormalized": lambda s: s.ExpNormalized(0.7, -0.9),
     "Elementwise": lambda s: s.Elementwise(jax.scipy.special.erf, own_nngp),
 }
 

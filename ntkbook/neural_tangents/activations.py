@@ -125,6 +125,17 @@ def Elementwise(
     return of(_WithDual(fn, nngp_fn, d_nngp_fn), "Elementwise")
 
 
+def ExpNormalized(gamma: float = 1, shift: float = -1, do_clip: bool = False) -> Triple:
+    """A kernel without a finite network: sqrt(q1 q2) exp(gamma (cosine + shift))."""
+
+    def nngp_fn(k, q1, q2):
+        size = jnp.sqrt(q1 * q2)
+        cosine = k / size
+        return size * jnp.exp(gamma * ((jnp.clip(cosine, -1, 1) if do_clip else cosine) + shift))
+
+    return of(_WithDual(None, nngp_fn), "ExpNormalized")
+
+
 @pytree
 class _WithDual(activations.Activation):
     """A function whose dual the guest gives."""

@@ -16,6 +16,7 @@ from .activations import Elementwise as Elementwise
 from .activations import ElementwiseNumerical as ElementwiseNumerical
 from .activations import Erf as Erf
 from .activations import Exp as Exp
+from .activations import ExpNormalized as ExpNormalized
 from .activations import Gabor as Gabor
 from .activations import Gaussian as Gaussian
 from .activations import Gelu as Gelu
@@ -267,7 +268,6 @@ _NEAREST = {
     "ConvTranspose": "Conv",
     "DotGeneral": "Dense and Conv, whose weights are random",
     "Dropout": "none: leave it out, as mode='test' does",
-    "ExpNormalized": "Exp after LayerNorm",
     "GlobalSumPool": "GlobalAvgPool, and W_std of the next layer times the number of positions",
     "ImageResize": "AvgPool, or jax.image.resize of the inputs",
     "Index": "GlobalAvgPool or Flatten",
