@@ -33,5 +33,7 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "parameterizations": _lazy("parameterizations", "parameterizations"),
     "spectral_bias": _lazy("spectral_bias", "spectral_bias"),
     "image_bandwidth": _lazy("spectral_bias", "image_bandwidth"),
+    "lazy_and_rich": _lazy("lazy_and_rich", "lazy_and_rich"),
+    "catapult": _lazy("lazy_and_rich", "catapult"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }
