@@ -15,7 +15,7 @@ import ntkbook as nb
 NAMES = {"nb": nb, "jnp": jnp} | {name: value for name, value in vars(nb).items() if not name.startswith("_")}
 NO_MODULES = ("ntkbook.__main__", "ntkbook.notebooks")
 # doors to libraries that `make test LEVEL=everything` installs
-DOORS = tuple(f"ntkbook.interop.{name}" for name in ("gpytorch",) if find_spec(name) is None)
+DOORS = tuple(f"ntkbook.interop.{name}" for name in ("gpytorch", "tinygp") if find_spec(name) is None)
 
 
 def examples(module):

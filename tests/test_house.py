@@ -25,7 +25,7 @@ dynamics
 dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
 dynamics/gaussian dynamics/ensemble
 dynamics/evidence dynamics/fluctuations dynamics/learning_curves dynamics/report
-interop/bridge interop/estimators interop/sklearn interop/gpytorch interop
+interop/bridge interop/estimators interop/sklearn interop/gpytorch interop/tinygp interop
 neural_tangents/kernels neural_tangents/wiring neural_tangents/activations neural_tangents/stax
 neural_tangents/batching neural_tangents/empirical neural_tangents/predict
 neural_tangents

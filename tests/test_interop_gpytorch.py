@@ -18,7 +18,7 @@ from oracles import erf_kernels as by_hand
 import ntkbook as nb
 from ntkbook.pytrees import tunable
 
-MISSING = [name for name in ("torch", "gpytorch") if find_spec(name) is None]
+MISSING = [name for name in ("torch", "gpytorch", "tinygp") if find_spec(name) is None]
 if MISSING and os.environ.get("NTKBOOK_REQUIRE_MODELS") != "1":
     pytest.skip(f"{' and '.join(MISSING)} not here: make test LEVEL=everything", allow_module_level=True)
 
@@ -223,7 +223,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 def test_the_page_runs(capsys):
     names = {}
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
         for block in BLOCKS:
             exec(compile(block, "gpytorch.md", "exec"), names)
