@@ -81,7 +81,7 @@ def test_a_relu_network_that_outgrows_its_numbers_keeps_its_correlation(panel):
     np.testing.assert_allclose(edge["gradient"][0], 99 * np.log10(1.5**2 / 2), rtol=1e-6)
 
 
-def test_the_white_line_is_the_critical_line(panel):
+def test_the_orange_line_is_the_critical_line(panel):
     for kind, activation in enumerate(chapter.ACTIVATIONS[:2]):
         inside = np.array([4, 10, 16])
         expected = critical_W_std(activation, jnp.asarray(chapter.B_GRID[inside]))

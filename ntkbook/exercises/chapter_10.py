@@ -214,7 +214,7 @@ def mission(panel: Panel) -> Mission:
         "Bring the bias scale to 0.5 or more, and find a weight scale with which the squared gradient of the infinite "
         "network changes by less than a factor of ten over 100 layers.",
         lambda data, state: bool(state["b_std"] >= 0.5 and abs(data["gradient"][0]) < 1),
-        hint="The white line is where one layer neither shrinks nor enlarges a gradient. Arrow keys move the dot.",
+        hint="The orange line is where one layer neither shrinks nor enlarges a gradient. Arrow keys move the dot.",
         hint_after=6,
     )
 

@@ -44,7 +44,7 @@ def fixed_point(kind: int, W_std: float, b_std: float) -> dict[str, float]:
 
 @functools.cache
 def diagram(kind: int) -> dict[str, np.ndarray]:
-    """log10 of the depth scale (b, W), and the W_std at which chi_1 passes 1 for each b_std.
+    """log10 of the depth scale (b, W), the W_std at which chi_1 passes 1 for each b_std, and is it chaotic beyond?
 
     The scale is xi_c; where the variance grows without bound it is that of gradients, xi_1.
     """
@@ -61,7 +61,8 @@ def diagram(kind: int) -> dict[str, np.ndarray]:
         at = np.linspace(0, smooth.shape[axis] - 1, FINER * (smooth.shape[axis] - 1) + 1)
         line = lambda values, at=at: np.interp(at, np.arange(len(values)), values)
         smooth = np.apply_along_axis(line, axis, smooth)
-    return {"scale": smooth, "edge": np.clip(edge, W_GRID[0], W_GRID[-1])}
+    is_chaotic = bool(np.isfinite(np.asarray(found.q_star)[:, -1]).all())
+    return {"scale": smooth, "edge": np.clip(edge, W_GRID[0], W_GRID[-1]), "is_chaotic": np.asarray(is_chaotic)}
 
 
 @functools.cache
@@ -201,9 +202,9 @@ def _build(fig, data):
     x, y = data["point"]
     return {
         "scale": scale,
-        "edge": plots.line(left, data["edge"], B_GRID, "data", color="white", linewidth=2),
+        "edge": plots.line(left, data["edge"], B_GRID, "ntk"),
         "ordered": plots.direct_label(left, 0.56, 0.91, "ordered", "data", color="white"),
-        "chaotic": plots.direct_label(left, 2.25, 0.91, _beyond(data), "data", color="white"),
+        "chaotic": plots.direct_label(left, 2.95, 0.91, _beyond(data), "data", color="white", ha="right"),
         "ring": plots.points(left, [x], [y], "data", marker="o", markersize=13, color="white"),
         "point": plots.points(left, [x], [y], "finite", markersize=9),
         "c_star": plots.horizontal(middle, data["c_star"], "ntk", alpha=0.6, linewidth=1.0),
@@ -216,7 +217,7 @@ def _build(fig, data):
 
 
 def _beyond(data):
-    return "chaotic" if data["is_bounded"] else "unbounded"
+    return "chaotic" if data["is_chaotic"] else "unbounded"
 
 
 def _update(artists, data):
@@ -224,7 +225,7 @@ def _update(artists, data):
     x, y = data["point"]
     artists["scale"].set(data["scale"])
     artists["edge"].set(data["edge"], B_GRID)
-    artists["chaotic"].set(2.25, 0.91, _beyond(data))
+    artists["chaotic"].set(2.95, 0.91, _beyond(data))
     for name in ("ring", "point"):
         artists[name].set([x], [y])
     artists["c_star"].set(data["c_star"])
@@ -270,7 +271,7 @@ def phase_diagram() -> Panel:
         _reading,
         title="Order, chaos, and the edge between them.",
         caption="Drag the dot, or click in the diagram. Middle: how alike two inputs are, layer by layer; the dotted "
-        "line stands at six depth scales. Right: a gradient on its way back. Left of the white line both vanish.",
+        "line stands at six depth scales. Right: a gradient on its way back. Left of the orange line both vanish.",
         presets={
             "Ordered": {"W_std": 1.0, "b_std": 0.22, "kind": 0},
             "Edge of chaos": {"W_std": 1.18, "b_std": 0.22, "kind": 0},
@@ -343,10 +344,10 @@ def _build_maps(fig, data):
         "fixed": plots.points(left, [q], [c], "data", marker="*", markersize=14),
         "start": plots.points(left, data["q_orbit"][:1], data["c_orbit"][:1], "finite", markersize=10),
         "q_map": plots.line(middle, Q_MAP, data["q_map"], "ntk"),
-        "q_web": plots.line(middle, *data["q_web"], "finite", linewidth=1.2),
+        "q_web": plots.line(middle, data["q_web"][0], data["q_web"][1], "finite", linewidth=1.2),
         "q_fixed": plots.points(middle, [q], [q], "data", marker="*", markersize=14),
         "c_map": plots.line(right, C_MAP, data["c_map"], "ntk"),
-        "c_web": plots.line(right, *data["c_web"], "finite", linewidth=1.2),
+        "c_web": plots.line(right, data["c_web"][0], data["c_web"][1], "finite", linewidth=1.2),
         "c_fixed": plots.points(right, [c], [c], "data", marker="*", markersize=14),
     }
 
