@@ -32,7 +32,7 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "classifier": _lazy("beyond_squared_loss", "classifier"),
     "parameterizations": _lazy("parameterizations", "parameterizations"),
     "phase_diagram": _lazy("depth_and_phase", "phase_diagram"),
-    "layer_maps": _lazy("depth_and_phase", "layer_maps"),
+    "layer_maps": _lazy("layer_maps", "layer_maps"),
     "spectral_bias": _lazy("spectral_bias", "spectral_bias"),
     "image_bandwidth": _lazy("spectral_bias", "image_bandwidth"),
     "lazy_and_rich": _lazy("lazy_and_rich", "lazy_and_rich"),
