@@ -82,11 +82,11 @@ def test_a_relu_network_that_outgrows_its_numbers_keeps_its_correlation(panel):
 
 
 def test_the_orange_line_is_the_critical_line(panel):
-    for kind, activation in enumerate(chapter.ACTIVATIONS[:2]):
+    for activation in chapter.ACTIVATIONS[:2]:
         inside = np.array([4, 10, 16])
         expected = critical_W_std(activation, jnp.asarray(chapter.B_GRID[inside]))
-        np.testing.assert_allclose(chapter.diagram(kind)["edge"][inside], expected, atol=0.005)
-    np.testing.assert_allclose(chapter.diagram(2)["edge"][1:], 2**0.5, atol=0.005)
+        np.testing.assert_allclose(chapter.diagram(activation)["edge"][inside], expected, atol=0.005)
+    np.testing.assert_allclose(chapter.diagram(nb.Relu())["edge"][1:], 2**0.5, atol=0.005)
 
 
 def test_squared_slopes_are_those_of_finite_differences():

@@ -15,13 +15,13 @@ import numpy as np
 from jax import lax
 
 from .. import plots
-from ..networks.activations import Activation, Erf, Gelu, Relu
+from ..networks.activations import Activation, Erf, Relu
 from ..networks.propagation import phase, propagate
 from ..networks.quadrature import Tanh
 from ..panel import Panel, choice, slider
 
-ACTIVATIONS: tuple[Activation, ...] = (Erf(), Tanh(), Relu(), Gelu())
-NAMES = ("erf", "tanh", "ReLU", "GELU")
+ACTIVATIONS: tuple[Activation, ...] = (Erf(), Tanh(), Relu())
+NAMES = ("erf", "tanh", "ReLU")
 WIDTH, LAYERS = 500, 100
 W_GRID, B_GRID = np.linspace(0.5, 3.0, 51), np.linspace(0.0, 1.0, 21)  # of the diagram: W_std and b_std
 LARGEST = 1e6  # rms of a signal, beyond which every activation here is a multiple of itself at half the size
@@ -43,13 +43,17 @@ def fixed_point(kind: int, W_std: float, b_std: float) -> dict[str, float]:
 
 
 @functools.cache
-def diagram(kind: int) -> dict[str, np.ndarray]:
+def _diagram(kind: int) -> dict[str, np.ndarray]:
+    return diagram(ACTIVATIONS[kind])
+
+
+def diagram(activation: Activation) -> dict[str, np.ndarray]:
     """log10 of the depth scale (b, W), the W_std at which chi_1 passes 1 for each b_std, and is it chaotic beyond?
 
     The scale is xi_c; where the variance grows without bound it is that of gradients, xi_1.
     """
     W, b = np.meshgrid(W_GRID, B_GRID)
-    found = phase(ACTIVATIONS[kind], jnp.asarray(W), jnp.asarray(b))
+    found = phase(activation, jnp.asarray(W), jnp.asarray(b))
     growth = np.log(np.asarray(found.chi_1))
     scale = 1 / np.maximum(np.abs(np.where(np.isinf(found.q_star), growth, np.log(np.asarray(found.chi_c)))), 1e-3)
     last = np.array([np.flatnonzero(row < 0).max(initial=0) for row in growth])
@@ -99,12 +103,15 @@ def path(kind, W_std, b_std, c_in):
 
 @functools.cache
 def weights():
-    """Of the network, and a random direction at its end, from N(0, 1), in float32."""
+    """Of the network, and a random direction at its end, from N(0, 1), in float32; matrices in half of that."""
     rng = np.random.default_rng(10)
     normal = lambda *shape: jnp.asarray(rng.standard_normal(shape, dtype=np.float32))
+    matrices = np.empty((LAYERS - 1, WIDTH, WIDTH), np.float16)
+    for matrix in matrices:
+        matrix[:] = rng.standard_normal(matrix.shape, dtype=np.float32)
     return {
         "W_in": normal(2, WIDTH),
-        "W": normal(LAYERS - 1, WIDTH, WIDTH),
+        "W": jnp.asarray(matrices),
         "b": normal(LAYERS, WIDTH),
         "end": normal(WIDTH),
     }
@@ -114,9 +121,9 @@ def weights():
 def _sent(phi, params, W_std, b_std, c_in, width):
     """Correlations at layers 1 .. 100, and log10 of |dz_100/dz_l . end|^2 / |end|^2 for the first of two inputs."""
     W, b = params["W"], params["b"]
-    is_unit = (jnp.arange(WIDTH, dtype=W.dtype) < width).astype(W.dtype)
+    is_unit = (jnp.arange(WIDTH, dtype=b.dtype) < width).astype(b.dtype)
     scale = W_std / jnp.sqrt(width)
-    x = 2**0.5 * jnp.array([[1.0, 0.0], [c_in, jnp.sqrt(1 - c_in**2)]], W.dtype)
+    x = 2**0.5 * jnp.array([[1.0, 0.0], [c_in, jnp.sqrt(1 - c_in**2)]], b.dtype)
 
     def smaller(z, log_size):
         # a ReLU network may grow by a factor 4 in each layer: what is very large is carried with a unit of its own
@@ -127,10 +134,10 @@ def _sent(phi, params, W_std, b_std, c_in, width):
     def up(state, layer):
         z, log_size = state
         W, b = layer
-        z, log_size = smaller(scale * (phi(z) * is_unit) @ W + b_std * jnp.exp(-log_size) * b, log_size)
+        z, log_size = smaller(scale * (phi(z) * is_unit) @ W.astype(b.dtype) + b_std * jnp.exp(-log_size) * b, log_size)
         return (z, log_size), z
 
-    start = smaller(W_std / 2**0.5 * x @ params["W_in"] + b_std * b[0], jnp.zeros((), W.dtype))
+    start = smaller(W_std / 2**0.5 * x @ params["W_in"] + b_std * b[0], jnp.zeros((), b.dtype))
     z = jnp.concatenate([start[0][None], lax.scan(up, start, (W, b[1:]))[1]])  # (layers, 2, width)
     c = jnp.sum(z[:, 0] * z[:, 1], -1) / jnp.sqrt(jnp.prod(jnp.sum(z**2, -1), -1))
     slope = jax.jvp(phi, (z[:-1, 0],), (jnp.ones_like(z[:-1, 0]),))[1]
@@ -138,13 +145,13 @@ def _sent(phi, params, W_std, b_std, c_in, width):
     def down(state, layer):
         d, log_size = state
         W, slope = layer
-        d = is_unit * slope * (scale * (W @ d))
+        d = is_unit * slope * (scale * (W.astype(d.dtype) @ d))
         size = jnp.maximum(jnp.sqrt(jnp.sum(d**2)), 1e-30)
         return (d / size, log_size + jnp.log(size)), log_size + jnp.log(size)
 
     end = params["end"] * is_unit
     end = end / jnp.sqrt(jnp.sum(end**2))
-    logs = lax.scan(down, (end, jnp.zeros((), W.dtype)), (W, slope), reverse=True)[1]
+    logs = lax.scan(down, (end, jnp.zeros((), b.dtype)), (W, slope), reverse=True)[1]
     return c, jnp.append(logs, 0) * (2 / math.log(10))
 
 
@@ -166,7 +173,7 @@ def arrays(W_std, b_std, kind, c_in, width):
     c_net, gradient_net = network_path(kind, W_std, b_std, c_in, width)
     is_bounded = np.isfinite(point["q_star"])
     return {
-        **diagram(int(kind)),
+        **_diagram(int(kind)),
         "point": np.array([W_std, b_std]),
         "c": c,
         "c_network": c_net,
