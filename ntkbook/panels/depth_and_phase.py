@@ -24,7 +24,7 @@ ACTIVATIONS: tuple[Activation, ...] = (Erf(), Tanh(), Relu())
 NAMES = ("erf", "tanh", "ReLU")
 WIDTH, LAYERS = 500, 100
 W_GRID, B_GRID = np.linspace(0.5, 3.0, 51), np.linspace(0.0, 1.0, 21)  # of the diagram: W_std and b_std
-LARGEST = 1e6  # rms of a signal, beyond which every activation here is a multiple of itself at half the size
+LARGEST, SMALLEST = 1e6, 1e-6  # rms of a signal, beyond which doubling it doubles what every activation here returns
 DECADES = 20.0  # of squared gradients that are shown, to both sides
 WIDTHS = (25, 50, 100, 250, WIDTH)  # of the slider: a narrower network is the first units of each layer
 FINER = 4  # pixels of the diagram for each point of its grid
@@ -126,20 +126,24 @@ def _sent(phi, params, W_std, b_std, c_in, width):
     x = 2**0.5 * jnp.array([[1.0, 0.0], [c_in, jnp.sqrt(1 - c_in**2)]], b.dtype)
 
     def smaller(z, log_size):
-        # a ReLU network may grow by a factor 4 in each layer: what is very large is carried with a unit of its own
+        # a ReLU network may grow by a factor 4 in each layer, and without biases an ordered one fades away: what is
+        # very large or very small is carried with a unit of its own
         z = z * is_unit
-        k = jnp.maximum(jnp.sqrt(jnp.sum(z**2) / (2 * width)) / LARGEST, 1)
+        rms = jnp.sqrt(jnp.sum(z**2) / (2 * width))
+        k = jnp.maximum(rms / LARGEST, 1) * jnp.where(rms > 0, jnp.minimum(rms / SMALLEST, 1), 1)
         return z / k, log_size + jnp.log(k)
 
     def up(state, layer):
         z, log_size = state
         W, b = layer
-        z, log_size = smaller(scale * (phi(z) * is_unit) @ W.astype(b.dtype) + b_std * jnp.exp(-log_size) * b, log_size)
+        bias = b_std * jnp.exp(jnp.minimum(-log_size, 80)) * b
+        z, log_size = smaller(scale * (phi(z) * is_unit) @ W.astype(b.dtype) + bias, log_size)
         return (z, log_size), z
 
     start = smaller(W_std / 2**0.5 * x @ params["W_in"] + b_std * b[0], jnp.zeros((), b.dtype))
     z = jnp.concatenate([start[0][None], lax.scan(up, start, (W, b[1:]))[1]])  # (layers, 2, width)
-    c = jnp.sum(z[:, 0] * z[:, 1], -1) / jnp.sqrt(jnp.prod(jnp.sum(z**2, -1), -1))
+    sizes = jnp.sqrt(jnp.sum(z**2, -1))  # 0 where all ReLU units of a narrow network are off: then c counts as 0
+    c = jnp.sum(z[:, 0] * z[:, 1], -1) / jnp.maximum(sizes[:, 0] * sizes[:, 1], 1e-30)
     slope = jax.jvp(phi, (z[:-1, 0],), (jnp.ones_like(z[:-1, 0]),))[1]
 
     def down(state, layer):
