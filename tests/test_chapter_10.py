@@ -85,7 +85,7 @@ def test_a_network_that_fades_away_keeps_its_correlation(panel):
     """Far below 1 erf is a straight line, which keeps angles: without biases the order of erf is one of size only."""
     data = at(panel, W_std=0.5, b_std=0.0, c_in=0.5)
     assert abs(data["c"][-1] - data["c"][20]) < 1e-6 and np.isfinite(data["c_network"]).all()
-    np.testing.assert_allclose(data["gradient"][50] - data["gradient"][51], np.log10(0.5**2 * 4 / np.pi), rtol=1e-6)
+    np.testing.assert_allclose(data["gradient"][80] - data["gradient"][81], np.log10(0.5**2 * 4 / np.pi), rtol=1e-6)
     steps = -np.diff(data["gradient_network"][60:])
     assert abs(steps.mean() - np.log10(0.5**2 * 4 / np.pi)) < 4 * steps.std() / len(steps) ** 0.5
 
