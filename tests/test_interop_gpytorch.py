@@ -16,6 +16,7 @@ import scipy.stats
 from oracles import erf_kernels as by_hand
 
 import ntkbook as nb
+from ntkbook.interop.bridge import precision
 from ntkbook.pytrees import tunable
 
 MISSING = [name for name in ("torch", "gpytorch", "tinygp") if find_spec(name) is None]
@@ -87,7 +88,7 @@ def test_gradients_in_inputs_and_numbers_are_finite_differences():
 def test_float32_stays_float32_and_the_setting_of_jax_is_left_alone():
     kernel = NTKKernel(network(), "ntk")
     x = torch.tensor(X, dtype=torch.float32, requires_grad=True)
-    with jax.enable_x64(False):
+    with precision(False):
         value = kernel(x).to_dense()
         value.sum().backward()
         double = kernel_of(network(), "ntk")(torch.tensor(X)).to_dense()
@@ -224,7 +225,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 def test_the_page_runs(capsys):
     names = {}
     assert len(BLOCKS) == 3
-    with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
+    with jax.numpy_dtype_promotion("standard"), precision(False):
         for block in BLOCKS:
             exec(compile(block, "gpytorch.md", "exec"), names)
     printed = capsys.readouterr().out
