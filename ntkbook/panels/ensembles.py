@@ -211,8 +211,8 @@ def two_ensembles() -> Panel:
         },
         _reading,
         title="Sixteen digits, two ways to train.",
-        caption="Back to the start, and play: the bands are the laws of infinite width. The dotted curve is what the law says about the "
-        "one thick network. Then drag the width down.",
+        caption="Back to the start, and play: the bands are the laws of infinite width. The dotted curve is what "
+        "the law says about the one thick network. Then drag the width down.",
         presets={
             "Start": {"t": 0.0},
             "Half-way": {"t": HALF_WAY},
