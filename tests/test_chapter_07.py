@@ -70,7 +70,7 @@ def test_a_path_is_that_of_gradient_descent_in_small_steps(straight, width, i):
     history = nb.train(
         net.apply, params, x, start + 0.5 * second, lr=until / 50, steps=50, times=[50], reduction="mean"
     )
-    error = np.asarray(history.outputs[-1, :, 0] - start) - 0.5 * functions[:, 1]
+    error = np.asarray(history.outputs[-1] - start) - 0.5 * functions[:, 1]
     left = -error @ functions[:, 1] / 100
     off = np.sqrt(((error + left * functions[:, 1]) ** 2).mean())
     now = int(data["now"])

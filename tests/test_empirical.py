@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkbook.finite.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
+from ntkbook.finite.empirical import _empirical_ntk, empirical_nngp, empirical_ntk, ntk_vector_product
 
 METHODS = ["jacobian", "vector_product", "layerwise"]
 
@@ -202,7 +202,11 @@ def test_examples_that_see_each_other_are_an_error_and_cancelling_outputs_are_no
             "Expected method to be one of 'auto', 'jacobian', 'vector_product', 'layerwise'",
         ),
         ({"outputs": "trace"}, ValueError, "Expected outputs to be one of 'mean', 'full'"),
-        ({"x1": np.zeros((2, 3), bool)}, TypeError, "Expected x1 to hold floats"),
+        ({"x1": np.array(3)}, ValueError, "example axis first"),
+        ({"x1": {"a": np.zeros((2, 3)), "b": np.zeros((3, 3))}}, ValueError, r"same number of examples, got \[2, 3\]"),
+        ({"x1": (np.zeros((2, 3)), "text")}, TypeError, "Expected every array of x1"),
+        ({"x2": (np.zeros((2, 3)),)}, ValueError, "x1 and x2 of the same structure"),
+        ({"f": lambda params, x: (x @ params[0]["W"]).astype(complex)}, TypeError, "Return both parts as outputs"),
         ({"x1": np.full((2, 3), np.nan)}, ValueError, "Expected finite numbers in x1"),
         ({"x1": np.zeros((0, 3))}, ValueError, "Expected x1 to hold at least one entry"),
         ({"x2": np.zeros((2, 4))}, ValueError, "same features"),
@@ -220,23 +224,20 @@ def test_bad_input_is_told_in_a_sentence(changes, error, sentence):
 
 
 def test_numbers_inside_a_network_compile_once():
-    traces = []
-
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True)
     class Scaled:
         scale: float
 
         def apply(self, params, x):
-            traces.append(1)
             return self.scale * (x @ params)
 
     params, x = jnp.ones((3, 2)), jnp.ones((4, 3))
     kernels = [empirical_ntk(Scaled(scale).apply, params, x) for scale in (1.0, 2.0, 3.0)]
-    first = len(traces)
     np.testing.assert_allclose(kernels[2], 9 * kernels[0], rtol=1e-14)
+    compiled = _empirical_ntk._cache_size()
     empirical_ntk(Scaled(4.0).apply, params, x)
-    assert len(traces) == first
+    assert _empirical_ntk._cache_size() == compiled > 0
     through = jax.grad(lambda scale: empirical_ntk(Scaled(scale).apply, params, x).sum())(2.0)
     np.testing.assert_allclose(through, 4 * kernels[0].sum(), rtol=1e-12)
     traced = jax.jit(lambda scale: empirical_ntk(Scaled(scale).apply, params, x))

@@ -19,7 +19,7 @@ networks
 networks/positions networks/kernel networks/activations networks/smooth_activations networks/quadrature
 networks/layers networks/convolution networks/attention networks/gram networks/moments networks/propagation
 finite
-finite/torch_models finite/independence finite/functions finite/taps finite/layerwise finite/empirical finite/linearize
+finite/torch_models finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical
 finite/history finite/descent finite/train
 dynamics
 dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses

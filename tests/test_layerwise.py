@@ -81,6 +81,10 @@ def draw(case):
     return f, [normal(i, *s) for i, s in enumerate(shapes)], normal(7, 3, *shape), layers, last
 
 
+def one_by_one(f):
+    return lambda params, x: f(params, x[None])[0]
+
+
 def contracted_jacobians(f, params, x):
     jacobian = jax.jit(jax.jacrev(f))(params, x)  # reverse mode, all at once
     n_outputs = f(params, x).shape[1]
@@ -94,8 +98,7 @@ def test_kernel_and_the_layers_it_finds(case):
     expected = contracted_jacobians(f, params, x)
     full = empirical_ntk(f, params, x, x, method="layerwise", outputs="full")
     np.testing.assert_allclose(full, expected, rtol=1e-10, atol=1e-11 * abs(expected).max())
-    one = lambda params, x: f(params, x[None])[0]
-    found = taps.survey(jax.make_jaxpr(one)(params, x[0]), len(params))
+    found = taps.survey(jax.make_jaxpr(one_by_one(f))(params, x[0]), len(params))
     assert {layer.leaf for layer in found.layers} == expected_layers
     assert found.last == expected_last
 
@@ -107,7 +110,7 @@ def test_both_ways_to_sum_over_positions_agree(full, monkeypatch):
     expected = expected if full else np.trace(expected, axis1=2, axis2=3) / 2
     for choice in (True, False):
         monkeypatch.setattr("ntkbook.finite.layerwise._prefers_outer", lambda *_, choice=choice: choice)
-        rule = layerwise(f, params, x[0], 4, full)
+        rule = layerwise(one_by_one(f), params, x[0], 4, full)
         features = jax.jit(rule.features)(x)
         assert all(isinstance(pair, tuple) != choice for pair in features.layers)
         actual = jax.jit(rule.contract)(features, features)
@@ -116,7 +119,7 @@ def test_both_ways_to_sum_over_positions_agree(full, monkeypatch):
 
 def test_last_layer_alone():
     f, params, x, *_ = draw("nested")
-    rule = layerwise(f, params, x[0], 4, False)
+    rule = layerwise(one_by_one(f), params, x[0], 4, False)
     features = rule.features(x)
     expected = contracted_jacobians(lambda free, x: f([params[0], *free], x), params[1:], x)
     actual = rule.contract(features, features, rule.last)

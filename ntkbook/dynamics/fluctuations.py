@@ -1,9 +1,10 @@
 """How far one finite network is from the average one: empirical kernels over seeds, and the variance theory predicts.
 
-At width n the tangent kernel at initialization is random, with a relative variance of order depth/n. Notebook 03 takes
-the mean over seeds beside the infinite-width kernel.
+At width n the kernels at initialization are random, with a relative variance of order depth/n. Notebook 03 takes the
+mean over seeds beside the infinite-width kernel.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .. import checks
-from ..finite.empirical import empirical_ntk
-from ..finite.functions import Examples, as_function, init_and_apply, initial_params
+from ..finite.empirical import kernel_of, nngp_of
+from ..finite.functions import Examples, as_examples, count, init_and_apply, initial_params, prepare_many, same_features
 from ..pytrees import pytree
 
 
@@ -26,15 +27,34 @@ class KernelStatistics:
     variance: Any
     n_networks: Any
 
+    def __repr__(self) -> str:
+        return f"KernelStatistics(a mean of shape {jnp.shape(self.mean)} over {self.n_networks} networks)"
 
-def empirical_ntk_statistics(
-    net: Any, key: Array, n_networks: int, x1: Examples, x2: Examples | None = None, *, memory: int = 2**29
+
+def monte_carlo_kernel(
+    net: Any,
+    key: Array,
+    n_networks: int,
+    x1: Examples,
+    x2: Examples | None = None,
+    *,
+    get: str = "ntk",
+    memory: int = 2**29,
 ) -> KernelStatistics:
-    """Mean, standard error and variance of the empirical NTK of `net` over `n_networks` initializations.
+    """Estimate of the infinite-width kernel of any network: empirical kernels averaged over initializations.
 
-    variance = sum over seeds of (Theta_s - mean)^2 / (n_networks - 1),  standard_error = sqrt(variance / n_networks)
+    variance = sum over seeds of (K_s - mean)^2 / (n_networks - 1),  standard_error = sqrt(variance / n_networks)
 
-    net: a network of this library or an (init_fn, apply_fn) pair; kernels are averages over the outputs.
+    net: a network of this library or an (init_fn, apply_fn) pair, of whatever layers. `get="nngp"` averages
+    f(x1) f(x2)^T / o, whose mean is unbiased at any width if the last layer is; `get="ntk"` the tangent kernel averaged
+    over the outputs. The same `key` draws the same networks for both.
+
+    >>> init = lambda key, shape: (shape, jax.random.normal(key, (2, 1)))
+    >>> found = monte_carlo_kernel((init, lambda w, x: x @ w), jax.random.key(0), 3, jnp.eye(2))
+    >>> found
+    KernelStatistics(a mean of shape (2, 2) over 3 networks)
+    >>> found.mean.tolist(), found.standard_error.tolist()  # the same NTK for all seeds
+    ([[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]])
 
     Raises:
         TypeError, ValueError: as `empirical_ntk`; ValueError for fewer than two networks.
@@ -42,24 +62,31 @@ def empirical_ntk_statistics(
     Lee et al. 2019, section 3, on Monte Carlo estimates of the kernels.
     """
     checks.positive_int(n_networks, "n_networks")
+    checks.one_of(get, "get", ("nngp", "ntk"))
     if n_networks < 2:
         raise ValueError("Expected at least two networks for a standard error, got 1.")
-    init, apply = map(as_function, init_and_apply(net))
-    x1 = checks.as_array(x1, "x1")
-    x2 = x2 if x2 is None else checks.as_array(x2, "x2")
-    keys = jax.random.split(key, n_networks)
-    draw = lambda keys: initial_params(init, keys, x1)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(draw, keys[:1])))
-    count = max(1, -(-8 * size * len(x1) * n_networks // memory))
-    chunk = -(-n_networks // min(count, n_networks))
-    kernels = []
-    for start in range(0, n_networks, chunk):
-        start = min(start, n_networks - chunk)  # equal chunks compile once; what overlaps is the same
-        kernels.append(_kernels(apply, draw(keys[start : start + chunk]), x1, x2))
-    missing = n_networks - chunk * (len(kernels) - 1)
-    kernels = jnp.concatenate([*kernels[:-1], kernels[-1][-missing:]])
+    init, apply = init_and_apply(net)
+    x1, x2 = as_examples(x1, "x1"), x2 if x2 is None else as_examples(x2, "x2")
+    if x2 is not None:
+        same_features(x1, x2)
+    params = initial_params(init, jax.random.split(key, n_networks), x1)
+    row, thetas, _ = prepare_many(apply, params, x1)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(thetas))  # of all networks
+    batch = max(1, min(n_networks, memory * n_networks // (8 * size * count(x1))))
+    kernels = _kernels(row, thetas, x1, x2, get=get, batch=batch)
     variance = kernels.var(0, ddof=1)
     return KernelStatistics(kernels.mean(0), jnp.sqrt(variance / n_networks), variance, n_networks)
+
+
+def empirical_ntk_statistics(
+    net: Any, key: Array, n_networks: int, x1: Examples, x2: Examples | None = None, *, memory: int = 2**29
+) -> KernelStatistics:
+    """`monte_carlo_kernel` of the NTK.
+
+    Raises:
+        TypeError, ValueError: as `monte_carlo_kernel`.
+    """
+    return monte_carlo_kernel(net, key, n_networks, x1, x2, get="ntk", memory=memory)
 
 
 def relu_ntk_variance(width: ArrayLike, depth: ArrayLike) -> Float[Array, "..."]:
@@ -78,6 +105,8 @@ def relu_ntk_variance(width: ArrayLike, depth: ArrayLike) -> Float[Array, "..."]
     return (5 * (L - 1) - 4 * (L**2 - 1) / (3 * L)) / width
 
 
-@jax.jit
-def _kernels(apply, params, x1, x2):
-    return jax.vmap(lambda params: empirical_ntk(apply, params, x1, x2))(params)
+@functools.partial(jax.jit, static_argnames=("get", "batch"))
+def _kernels(row, thetas, x1, x2, *, get, batch):
+    ntk = functools.partial(kernel_of, row, x1=x1, x2=x2, method="auto", full=False, memory=2**29)
+    one = (lambda theta: nngp_of(row, theta, x1, x2)) if get == "nngp" else ntk
+    return jax.lax.map(one, thetas, batch_size=batch)

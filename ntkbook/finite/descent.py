@@ -1,13 +1,11 @@
 """The loop inside `train`: steps of gradient descent, and what is measured between them, as one compiled scan.
 
-What changes the compiled program is in `Plan`; learning rates, data, seeds and parameters are arguments. The loop
-watches its own loss, so that a run which leaves the range of numbers stops at its last good record.
+What changes the compiled program is static in `Task`; learning rates, data, seeds and parameters are arguments. The
+loop watches its own loss, so that a run which leaves the range of numbers stops at its last good record.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,36 +13,53 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..pytrees import pytree
+from ..pytrees import pytree, static
 from .empirical import ntk_and_last_layer
-from .functions import map_in_batches, outputs_of
-from .history import accuracy, aligned, loss_sum, relative_change
+from .functions import count, outputs_of, reverse_mode
+from .history import accuracy, relative_change
 from .linearize import linearize
 
 NEVER = np.iinfo(np.int32).max
 EXPLODED = 1e10  # times the loss at the start: a catapult rises by the width at most
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What decides the compiled program, beside shapes."""
+@pytree
+class Task:
+    """Data, rates and programs of a run; None for what it does without."""
 
-    optimizer: Any
-    has_momentum: bool
-    loss: str | Callable
-    reduction: str
-    batch_size: int | None
-    record: tuple[str, ...]
+    x: Any
+    y: Any  # (n, o), in the precision of the outputs
+    x_test: Any
+    y_test: Any
+    losses: Any  # number of examples -> function of outputs and targets, a sum over both
+    lr: Any
+    momentum: Any
+    optimizer: Any  # the optimizer's init and update
+    reduction: str = static()
+    batch_size: int | None = static()
+    record: tuple[str, ...] = static()
+    is_flat: bool = static()  # targets were (n,), so outputs are
+    weights: tuple[bool, ...] = static()  # which arrays are the weights of layers
+
+    def loss(self, outputs: Array, y: Array, *, batch: bool = False) -> Array:
+        """The loss in the units of `reduction`; a batch stands for all examples."""
+        n = len(outputs)
+        scale = 1 / n if self.reduction == "mean" else count(self.x) / n if batch else 1
+        return scale * self.losses[n](outputs, y)
+
+    def any_of(self, *words: str) -> bool:
+        """Is one of these to be recorded?"""
+        return any(word in self.record for word in words)
 
 
 @pytree
 class State:
     """Where a run is. The twin is the linearized model that is trained beside the network."""
 
-    params: Any
+    theta: Any
     memory: Any  # velocity, or what the optimizer keeps
-    twin: Any  # (params, memory) or None
-    params_0: Any
+    twin: Any  # (theta, memory) or None
+    theta_0: Any
     kernels_0: Any
     order: Any  # permutation of the examples in this epoch
     key: Any
@@ -57,93 +72,68 @@ class State:
         return dataclasses.replace(self, **changes)
 
 
-def start(params: Any, key: Array, x: Array, plan: Plan) -> State:
+def start(theta: Any, key: Array, task: Task) -> State:
     """The state before the first record, which must be taken before the first step: it fills in the references."""
-    params = jax.tree.map(jnp.asarray, params)
-    theta, _ = floats(params)
-    memory = jax.tree.map(jnp.zeros_like, theta) if plan.has_momentum else ()
-    if plan.optimizer is not None:
-        memory = plan.optimizer.init(theta)
-    kernel = jnp.zeros((len(x), len(x)), jnp.result_type(*jax.tree.leaves(theta), x))
+    n, dtype = count(task.x), task.y.dtype
+    memory = () if task.momentum is None else jax.tree.map(jnp.zeros_like, theta)
+    if task.optimizer is not None:
+        memory = task.optimizer[0](theta)
+    kernel = jnp.zeros((n, n), dtype)
     return State(
-        params=params,
+        theta=theta,
         memory=memory,
-        twin=(params, memory) if "linearized" in plan.record else None,
-        params_0=params,
-        kernels_0=(kernel, kernel) if "kernels" in plan.record else (),
-        order=jnp.arange(len(x)),
+        twin=(theta, memory) if task.any_of("linearized") else None,
+        theta_0=theta,
+        kernels_0=(kernel, kernel) if task.any_of("ntk", "nngp") else (),
+        order=jnp.arange(n),
         key=key,
         step=jnp.int32(0),
-        ceiling=jnp.asarray(jnp.inf, kernel.dtype),
+        ceiling=jnp.asarray(jnp.inf, dtype),
         diverged_at=jnp.int32(NEVER),
         twin_diverged_at=jnp.int32(NEVER),
     )
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def start_many(params, keys, x, *, plan):
+@jax.jit
+def start_many(thetas, keys, task):
     """The same for many networks: every leaf has the network axis in front."""
-    return jax.vmap(lambda params, key: start(params, jax.random.fold_in(key, 1), x, plan))(params, keys)
+    return jax.vmap(lambda theta, key: start(theta, jax.random.fold_in(key, 1), task))(thetas, keys)
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def advance(function, state, lengths, *, data, rates, plan):
+@jax.jit
+def advance(row, state, lengths, task):
     """The state after so many steps, and a record after each of the `lengths`."""
-    return _advance(function, state, lengths, data, rates, plan)
+    return _advance(row, state, lengths, task)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "size"))
-def advance_many(function, state, lengths, *, data, rates, plan, size):
+@functools.partial(jax.jit, static_argnames="size")
+def advance_many(row, state, lengths, task, *, size):
     """The same for many networks, `size` of them side by side."""
-    one = lambda state: _advance(function, state, lengths, data, rates, plan)
-    return map_in_batches(one, state, size)
+    return jax.lax.map(lambda state: _advance(row, state, lengths, task), state, batch_size=size)
 
 
-def _advance(function, state, lengths, data, rates, plan):
+def _advance(row, state, lengths, task):
+    f = functools.partial(outputs_of, row)
+
     def segment(old, length):
-        new = jax.lax.fori_loop(0, length, lambda _, state: _step(function, state, data, rates, plan), old)
-        new = _keep_finite(_checked(function, new, data, plan), old)
-        return _measure(function, new, data, plan)
+        new = jax.lax.fori_loop(0, length, lambda _, state: _step(f, state, task), old)
+        return _measure(row, f, _keep_finite(_checked(f, new, task), old), task)
 
     return jax.lax.scan(segment, state, lengths)
 
 
-def floats(params: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """`params` with None in place of every leaf that is not trained, and the function that puts those back."""
-    leaves, structure = jax.tree.flatten(params)
-    is_float = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
-
-    def merge(theta: Any) -> Any:
-        new = iter(jax.tree.leaves(theta))
-        return jax.tree.unflatten(structure, [next(new) if f else leaf for f, leaf in zip(is_float, leaves)])
-
-    return jax.tree.unflatten(structure, [leaf if f else None for f, leaf in zip(is_float, leaves)]), merge
-
-
-def _objective(f, x, y, plan, stands_for=None):
-    """params -> loss; a batch `stands_for` so many examples."""
-    total = loss_sum(plan.loss)
-    scale = 1 / len(x) if plan.reduction == "mean" else (stands_for or len(x)) / len(x)
-
-    def objective(params):
-        outputs = outputs_of(f, params, x)
-        return scale * total(outputs, aligned(y, outputs))
-
-    return objective
-
-
-def _step(function, state, data, rates, plan):
-    x, y, order = data["x"], data["y"], state.order
-    if plan.batch_size is not None:
-        order, chosen = _batch(state, len(x), plan.batch_size)
-        x, y = x[chosen], y[chosen]
-    descend = lambda f, params, memory: _descend(_objective(f, x, y, plan, len(data["x"])), params, memory, rates, plan)
-    params, memory, loss = descend(function, state.params, state.memory)
-    new = state.replace(params=params, memory=memory, order=order, step=state.step + 1)
+def _step(f, state, task):
+    x, y, order = task.x, task.y, state.order
+    if task.batch_size is not None:
+        order, chosen = _batch(state, count(x), task.batch_size)
+        x, y = jax.tree.map(lambda a: a[chosen], (x, y))
+    descend = lambda f, *model: _descend(lambda theta: task.loss(f(theta, x), y, batch=True), *model, task)
+    theta, memory, loss = descend(f, state.theta, state.memory)
+    new = state.replace(theta=theta, memory=memory, order=order, step=state.step + 1)
     new = new.replace(diverged_at=_first(state.diverged_at, state.step, loss, state.ceiling))
     if state.twin is None:
         return new
-    *twin, loss = descend(linearize(function, state.params_0), *state.twin)
+    *twin, loss = descend(linearize(f, state.theta_0), *state.twin)
     return new.replace(
         twin=tuple(twin), twin_diverged_at=_first(state.twin_diverged_at, state.step, loss, state.ceiling)
     )
@@ -156,84 +146,76 @@ def _batch(state, n, batch_size):
     return order, jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
 
 
-def _descend(objective, params, memory, rates, plan):
-    theta, merge = floats(params)
-    loss, slope = jax.value_and_grad(lambda theta: objective(merge(theta)))(theta)
-    if plan.optimizer is not None:
-        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in whole numbers and multiplies by them
-            update, memory = plan.optimizer.update(slope, memory, theta)
-        return merge(jax.tree.map(jnp.add, theta, update)), memory, loss
+def _descend(objective, theta, memory, task):
+    with reverse_mode():
+        loss, slope = jax.value_and_grad(objective)(theta)
+    if task.optimizer is not None:
+        update, memory = task.optimizer[1](slope, memory, theta)
+        return jax.tree.map(jnp.add, theta, update), memory, loss
     scaled = lambda rate, array: jnp.asarray(rate).astype(array.dtype) * array
-    if plan.has_momentum:
-        slope = memory = jax.tree.map(lambda m, g: scaled(rates["momentum"], m) + g, memory, slope)
-    step = jax.tree.map(lambda rate, part: jax.tree.map(lambda g: scaled(rate, g), part), rates["lr"], slope)
-    return merge(jax.tree.map(jnp.subtract, theta, step)), memory, loss
+    if task.momentum is not None:
+        slope = memory = jax.tree.map(lambda m, g: scaled(task.momentum, m) + g, memory, slope)
+    step = jax.tree.map(lambda rate, part: jax.tree.map(lambda g: scaled(rate, g), part), task.lr, slope)
+    return jax.tree.map(jnp.subtract, theta, step), memory, loss
 
 
 def _first(diverged_at, step, loss, ceiling):
     return jnp.minimum(diverged_at, jnp.where(loss <= ceiling, NEVER, step))  # NaN is not below the ceiling
 
 
-def _checked(function, state, data, plan):
+def _checked(f, state, task):
     """The state, with the loss after its last step looked at too."""
-    loss = lambda f, params: _objective(f, data["x"], data["y"], plan)(params)
     first = lambda diverged_at, loss: _first(diverged_at, state.step, loss, state.ceiling)
-    loss_now = loss(function, state.params)
-    ceiling = jnp.where(state.step == 0, EXPLODED * (1 + loss_now), state.ceiling)
-    new = state.replace(diverged_at=first(state.diverged_at, loss_now), ceiling=ceiling.astype(state.ceiling.dtype))
+    loss = task.loss(f(state.theta, task.x), task.y)
+    ceiling = jnp.where(state.step == 0, EXPLODED * (1 + loss), state.ceiling)
+    new = state.replace(diverged_at=first(state.diverged_at, loss), ceiling=ceiling.astype(state.ceiling.dtype))
     if state.twin is None:
         return new
-    twin_loss = loss(linearize(function, state.params_0), state.twin[0])
+    twin_loss = task.loss(linearize(f, state.theta_0)(state.twin[0], task.x), task.y)
     return new.replace(twin_diverged_at=first(state.twin_diverged_at, twin_loss))
 
 
 def _keep_finite(new, old):
     """`new`, but a model that diverged stays where it was at the record before."""
     pick = lambda diverged_at, a, b: jax.tree.map(lambda a, b: jnp.where(diverged_at == NEVER, a, b), a, b)
-    kept = new.replace(params=pick(new.diverged_at, new.params, old.params))
-    kept = kept.replace(memory=pick(new.diverged_at, new.memory, old.memory))
-    return kept.replace(twin=pick(new.twin_diverged_at, new.twin, old.twin)) if new.twin is not None else kept
+    theta, memory = pick(new.diverged_at, (new.theta, new.memory), (old.theta, old.memory))
+    return new.replace(theta=theta, memory=memory, twin=pick(new.twin_diverged_at, new.twin, old.twin))
 
 
-def _measure(function, state, data, plan):
-    """The state, with references if this is the first record, and the record that `plan` asks for."""
-    record = {}
-    for suffix, x, y in (("", data["x"], data["y"]), ("_test", data["x_test"], data["y_test"])):
-        if x is not None:
-            record |= {name + suffix: value for name, value in _fit(function, state, x, y, plan).items()}
-    if "distances" in plan.record:
-        pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(state.params_0))
-        record["distances"] = jnp.stack([relative_change(a, b) for a, b in pairs if is_weight(a)])
-    if "kernels" in plan.record:
-        kernels = ntk_and_last_layer(function, state.params, data["x"])
-        keep = lambda now, start: jnp.where(state.step == 0, now, start).astype(start.dtype)
-        state = state.replace(kernels_0=jax.tree.map(keep, kernels, state.kernels_0))
-        record["ntk_change"], record["nngp_change"] = map(relative_change, kernels, state.kernels_0)
-    if "linearized" in plan.record:
-        gap = record["linearized_distance"] if data["x_test"] is None else record.pop("linearized_distance_test")
+def _measure(row, f, state, task):
+    """The state, with references if this is the first record, and the record that `task` asks for."""
+    record = _fit(f, state, task.x, task.y, task)
+    if task.x_test is not None:
+        record |= {f"{name}_test": value for name, value in _fit(f, state, task.x_test, task.y_test, task).items()}
+    if task.any_of("distances"):
+        pairs = zip(task.weights, jax.tree.leaves(state.theta), jax.tree.leaves(state.theta_0), strict=True)
+        changes = [relative_change(a, b).astype(task.y.dtype) for is_weight, a, b in pairs if is_weight]
+        record["distances"] = jnp.stack(changes) if changes else jnp.zeros(0, task.y.dtype)
+    if task.any_of("ntk", "nngp"):
+        kernels = ntk_and_last_layer(row, state.theta, task.x)
+        kernels_0 = jax.tree.map(lambda now, start: jnp.where(state.step == 0, now, start), kernels, state.kernels_0)
+        state = state.replace(kernels_0=kernels_0)
+        changes = zip(("ntk", "nngp"), map(relative_change, kernels, kernels_0))
+        record |= {f"{word}_change": change for word, change in changes if word in task.record}
+    if task.any_of("linearized"):
+        gap = record["linearized_distance"] if task.x_test is None else record.pop("linearized_distance_test")
         record["linearized_distance"] = gap
         record.pop("linearized_loss_test", None)
     return state, record
 
 
-def _fit(function, state, x, y, plan):
-    outputs = outputs_of(function, state.params, x)
-    fit = {"outputs": outputs} if "outputs" in plan.record else {}
-    if y is not None:
-        loss = lambda out: loss_sum(plan.loss)(out, aligned(y, out)) / (len(x) if plan.reduction == "mean" else 1)
-        if "loss" in plan.record:
-            fit["loss"] = loss(outputs)
-        if "accuracy" in plan.record:
-            fit["accuracy"] = accuracy(outputs, aligned(y, outputs))
+def _fit(f, state, x, y, task):
+    shaped = lambda out: out[:, 0] if task.is_flat else out
+    outputs = f(state.theta, x)
+    fit = {"outputs": shaped(outputs)} if task.any_of("outputs") else {}
+    if y is not None and task.any_of("loss"):
+        fit["loss"] = task.loss(outputs, y)
+    if y is not None and task.any_of("accuracy"):
+        fit["accuracy"] = accuracy(outputs, y)
     if state.twin is not None:
-        linear = outputs_of(linearize(function, state.params_0), state.twin[0], x)
-        fit["linearized_outputs"] = linear
+        linear = linearize(f, state.theta_0)(state.twin[0], x)
+        fit["linearized_outputs"] = shaped(linear)
         fit["linearized_distance"] = jnp.sqrt(((outputs - linear) ** 2).mean())
         if y is not None:
-            fit["linearized_loss"] = loss(linear)
+            fit["linearized_loss"] = task.loss(linear, y)
     return fit
-
-
-def is_weight(leaf: Any) -> bool:
-    """Is this the weight of a layer, rather than an offset or a count?"""
-    return leaf.ndim >= 2 and bool(jnp.issubdtype(leaf.dtype, jnp.floating))

@@ -9,24 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .. import checks
-from .functions import (
-    Examples,
-    Function,
-    as_function,
-    check_independent,
-    check_params,
-    coupling,
-    outputs_of,
-    partition,
-    require_independent,
-)
+from .functions import Examples, as_examples, count, outputs_of, prepare, reverse_mode, same_features
 from .layerwise import Layerwise, layerwise
-from .torch_models import TorchFunction, torch_ntk, torch_product
 
 METHODS = ("auto", "jacobian", "vector_product", "layerwise")
 MEMORY = 2**29
@@ -46,13 +36,22 @@ def empirical_ntk(
 
     Theta(x, x')_ab = sum over parameters p of df_a(x)/dp df_b(x')/dp
 
-    f maps (params, x) with x of shape (n, ...) to (n, o); params is any tree of arrays. With `outputs="mean"` the
-    result is the average of Theta_aa over the o outputs, (n1, n2); with "full" it is (n1, n2, o, o). `x2=None`
-    means x1, and the result is then exactly symmetric.
+    f maps (params, x) with x of shape (n, ...) to (n, o). params is any tree of arrays; complex ones count by their
+    real and imaginary parts. x is an array of floats or of whole numbers (tokens), or a tree of arrays (tokens and a
+    mask), example axis first in each. With `outputs="mean"` the result is the average of Theta_aa over the o outputs,
+    (n1, n2); with "full" it is (n1, n2, o, o). `x2=None` means x1, and the result is then exactly symmetric.
+
+    >>> f = lambda w, x: jnp.tanh(x @ w)
+    >>> empirical_ntk(f, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 0.0]])).tolist()  # x x^T where the slope is 1
+    [[5.0, 3.0], [3.0, 9.0]]
+
+    f is traced at each call, so what it reads from elsewhere is as it is now; it compiles again only if its operations
+    change. In a loop, `jax.jit(lambda params, x: empirical_ntk(f, params, x))` spares the tracing.
 
     Methods, all exact: "jacobian" contracts the Jacobians; "vector_product" multiplies by unit vectors without
     ever storing a Jacobian; "layerwise" finds the linear layers of f, whoever wrote it, and multiplies Gram matrices
-    of what enters a layer and of what comes back (layerwise.py); "auto" estimates which is the fastest.
+    of what enters a layer and of what comes back (layerwise.py); "auto" estimates which is the fastest. A function that
+    cannot be differentiated backwards (`while_loop`) is differentiated forwards, whatever the method.
     Tiles of examples keep intermediate results near `memory` bytes, as far as a single pair of examples allows.
 
     Raises:
@@ -63,14 +62,12 @@ def empirical_ntk(
     """
     checks.one_of(method, "method", METHODS)
     checks.one_of(outputs, "outputs", ("mean", "full"))
+    given = x1, x2
     x1, x2 = _inputs(x1, x2)
-    if isinstance(f, TorchFunction):
-        return torch_ntk(f, params, x1, x2, method=method, full=outputs == "full", memory=memory)
-    function = as_function(f)
-    check_params(params)
-    kernel, gap = _empirical_ntk(function, params, x1, x2, method=method, outputs=outputs, memory=memory)
-    check_independent(gap)
-    return kernel
+    if hasattr(f, "own_empirical_ntk"):  # a model that JAX cannot differentiate brings its own derivatives
+        return f.own_empirical_ntk(params, *given, method=method, full=outputs == "full", memory=memory)
+    row, theta, _ = prepare(f, params, x1)
+    return _empirical_ntk(row, theta, x1, x2, method=method, full=outputs == "full", memory=memory)
 
 
 def empirical_nngp(
@@ -78,18 +75,18 @@ def empirical_nngp(
 ) -> Float[Array | np.ndarray, "n1 n2"]:
     """Sample of the kernel of the prior, f(x1) f(x2)^T / o: its mean over initializations is the NNGP.
 
+    >>> empirical_nngp(lambda w, x: x @ w, jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, 0.0]])).tolist()
+    [[2.5, 1.5], [1.5, 4.5]]
+
     Raises:
         TypeError, ValueError: as `empirical_ntk`.
     """
+    given = x1, x2
     x1, x2 = _inputs(x1, x2)
-    if isinstance(f, TorchFunction):
-        out1 = f(params, x1).reshape(len(x1), -1)
-        out2 = out1 if x2 is None else f(params, x2).reshape(len(x2), -1)
-        return out1 @ out2.T / out1.shape[1]
-    check_params(params)
-    kernel, gap = _empirical_nngp(as_function(f), params, x1, x2)
-    check_independent(gap)
-    return kernel
+    if hasattr(f, "own_empirical_nngp"):
+        return f.own_empirical_nngp(params, *given)
+    row, theta, _ = prepare(f, params, x1)
+    return nngp_of(row, theta, x1, x2)
 
 
 def ntk_vector_product(
@@ -102,82 +99,110 @@ def ntk_vector_product(
 
     (Theta v)_ia = sum over j, b of Theta(x1_i, x2_j)_ab v_jb, for v of shape (n2, o), the result of shape (n1, o)
 
+    >>> x = jnp.array([[1.0, 2.0], [3.0, 0.0]])
+    >>> ntk_vector_product(lambda w, x: x @ w, jnp.zeros((2, 1)), x)(jnp.array([[1.0], [0.0]])).tolist()
+    [[5.0], [3.0]]
+
     Raises:
-        TypeError, ValueError: as `empirical_ntk`; ValueError for a v of another shape than f(params, x2).
+        TypeError, ValueError: as `empirical_ntk`; ValueError for a v of another shape than f(params, x2), or an f that
+            cannot be differentiated backwards.
     """
+    given = x1, x2
     x1, x2 = _inputs(x1, x2)
-    if isinstance(f, TorchFunction):
-        return torch_product(f, params, x1, x2)
-    function = as_function(f)
-    check_params(params)
-    require_independent(function, params, x1)
+    if hasattr(f, "own_ntk_vector_product"):
+        return f.own_ntk_vector_product(params, *given)
+    row, theta, _ = prepare(f, params, x1)
 
     def product(v: Float[Array, "n2 o"]) -> Float[Array, "n1 o"]:
-        return _ntk_vector_product(function, params, x1, x2, v)
+        return product_of(row, theta, x1, x2, v)
 
     return product
 
 
-def _inputs(x1: Any, x2: Any) -> tuple[Array, Array | None]:
-    x1 = checks.as_array(x1, "x1")
+def _inputs(x1: Any, x2: Any) -> tuple[Examples, Examples | None]:
+    x1 = as_examples(x1, "x1")
     if x2 is None:
         return x1, None
-    x2 = checks.as_array(x2, "x2")
-    checks.same_features(x1, x2)
+    x2 = as_examples(x2, "x2")
+    same_features(x1, x2)
     return x1, x2
 
 
 @jax.jit
-def _empirical_nngp(function, params, x1, x2):
-    out1 = outputs_of(function, params, x1)
-    out2 = out1 if x2 is None else outputs_of(function, params, x2)
-    return out1 @ out2.T / out1.shape[1], coupling(function, params, x1)
+def nngp_of(row, theta, x1, x2):
+    """f(x1) f(x2)^T / o of `row`; see `empirical_nngp`."""
+    out1 = outputs_of(row, theta, x1)
+    out2 = out1 if x2 is None else outputs_of(row, theta, x2)
+    return out1 @ out2.T / out1.shape[1]
 
 
 @jax.jit
-def _ntk_vector_product(function, params, x1, x2, v):
-    theta, rebuild = partition(params)
-    f = lambda x: lambda theta: outputs_of(function, rebuild(theta), x)
-    out2, pull = jax.vjp(f(x1 if x2 is None else x2), theta)
-    if v.shape != out2.shape:
-        raise ValueError(f"Expected v of the shape {out2.shape} of f(params, x2), got {v.shape}.")
-    return jax.jvp(f(x1), (theta,), pull(v))[1]
+def product_of(row, theta, x1, x2, v):
+    """Theta(x1, x2) v of `row`; see `ntk_vector_product`."""
+    f = lambda x: lambda theta: outputs_of(row, theta, x)
+    with reverse_mode():
+        out2, pull = jax.vjp(f(x1 if x2 is None else x2), theta)
+        if v.shape != out2.shape:
+            raise ValueError(f"Expected v of the shape {out2.shape} of f(params, x2), got {v.shape}.")
+        return jax.jvp(f(x1), (theta,), pull(v))[1]
 
 
-@functools.partial(jax.jit, static_argnames=("method", "outputs", "memory"))
-def _empirical_ntk(function, params, x1, x2, *, method, outputs, memory):
-    theta, rebuild = partition(params)
-
-    def f(theta, x):
-        return outputs_of(function, rebuild(theta), x)
-
-    tile = functools.partial(_tile, n=max(x1.shape[0], 0 if x2 is None else x2.shape[0]), memory=memory)
-    full = outputs == "full"
-    n_outputs = jax.eval_shape(f, theta, x1[:1]).shape[1]
-    jacobian_bytes = n_outputs * sum(leaf.nbytes for leaf in theta)
-    features, contract = _by_vector_product(f, theta, n_outputs, full)
-    size = tile(jacobian_bytes)
-    if method == "jacobian":
-        features, contract = _by_jacobian(f, theta, n_outputs, full)
-    elif method != "vector_product":
-        layers = layerwise(f, theta, x1[0], x1.shape[0], full)
-        if method == "layerwise" or not _prefers_products(layers, n_outputs, memory):
-            features, contract = layers.features, layers.contract
-            size = tile(layers.bytes_per_example, layers.bytes_per_pair)
-    return tiled(features, contract, x1, x2, tile=size), coupling(function, params, x1)
+@functools.partial(jax.jit, static_argnames=("method", "full", "memory"))
+def _empirical_ntk(row, theta, x1, x2, *, method, full, memory):
+    return kernel_of(row, theta, x1, x2, method=method, full=full, memory=memory)
 
 
-def ntk_and_last_layer(function: Function, params: Any, x: Array, *, memory: int = MEMORY) -> tuple[Array, Array]:
+def kernel_of(
+    row: Callable, theta: Any, x1: Examples, x2: Examples | None, *, method: str, full: bool, memory: int
+) -> Array:
+    """The tangent kernel of `row`; see `empirical_ntk`."""
+    f, theta, one, out = _flat(row, theta, x1)
+    n = max(count(x1), 0 if x2 is None else count(x2))
+    size = _tile(out.size * sum(leaf.nbytes for leaf in theta), n=n, memory=memory)
+    forwards, backwards = _works(f, theta, one)
+    layers = layerwise(f, theta, one, n, full) if backwards and method in ("auto", "layerwise") else None
+    if method == "jacobian" or not (forwards and backwards or layers):
+        features, contract = _by_jacobian(f, theta, out, full, backwards)
+    elif layers and (method == "layerwise" or not forwards or not _prefers_products(layers, out.size, memory)):
+        features, contract = layers.features, layers.contract
+        size = _tile(layers.bytes_per_example, layers.bytes_per_pair, n=n, memory=memory)
+    else:
+        features, contract = _by_vector_product(f, theta, out, full)
+    return tiled(features, contract, x1, x2, tile=size)
+
+
+def _flat(row: Callable, theta: Any, x: Examples) -> tuple[Callable, list[Array], Any, Any]:
+    """The function and its parameters as a list of arrays, and the shapes of an example and of its outputs."""
+    leaves, structure = jax.tree.flatten(theta)
+    f = lambda leaves, x: row(jax.tree.unflatten(structure, leaves), x)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+    return f, leaves, one, jax.eval_shape(f, leaves, one)
+
+
+def _works(f: Callable, theta: list[Array], one: Any) -> list[bool]:
+    """Can f be differentiated forwards, and backwards? Loops of unknown length or rules of its own may forbid it."""
+
+    def works(derivative):
+        try:
+            return "custom_lin" not in str(jax.make_jaxpr(derivative)(theta, one))  # a promise that JAX cannot keep
+        except Exception:
+            return False
+
+    forwards = lambda theta, x: jax.jvp(lambda theta: f(theta, x), (theta,), (theta,))
+    backwards = lambda theta, x: (lambda out, pull: pull(out))(*jax.vjp(lambda theta: f(theta, x), theta))
+    return [works(forwards), works(backwards)]
+
+
+def ntk_and_last_layer(row: Callable, theta: Any, x: Examples, *, memory: int = MEMORY) -> tuple[Array, Array]:
     """The tangent kernel (n, n), and the part of it that the last linear layer has.
 
     The second is the finite network's NNGP kernel, W_std^2 <a, a'>/n + b_std^2 with the last hidden signals a (Lee et
     al. 2019, section 2.2), if the network ends in Dense.
     """
-    theta, rebuild = partition(params)
-    f = lambda theta, x: outputs_of(function, rebuild(theta), x)
-    layers = layerwise(f, theta, x[0], x.shape[0], False)
+    f, theta, one, _ = _flat(row, theta, x)
+    layers = layerwise(f, theta, one, count(x), False)
     both = lambda u, v: jnp.stack([layers.contract(u, v), layers.contract(u, v, layers.last)], axis=-1)
-    size = _tile(layers.bytes_per_example, layers.bytes_per_pair, n=x.shape[0], memory=memory)
+    size = _tile(layers.bytes_per_example, layers.bytes_per_pair, n=count(x), memory=memory)
     kernels = tiled(layers.features, both, x, x, tile=size)
     return kernels[..., 0], kernels[..., 1]
 
@@ -197,36 +222,42 @@ def _tile(bytes_per_example: int, bytes_per_pair: int = 0, *, n: int, memory: in
 # Each method: features of a tile of examples, and the kernel of two tiles from their features.
 
 
-def _by_jacobian(f, theta, n_outputs, full):
-    def features(x):
-        row = lambda x: jax.jacrev(lambda theta: f(theta, x[None])[0])(theta)
-        return [j.reshape(x.shape[0], n_outputs, -1) for j in jax.vmap(row)(x)]
+def _by_jacobian(f, theta, out, full, backwards):
+    def backward(x):
+        return [j.reshape(out.size, -1).astype(out.dtype) for j in jax.jacrev(f)(theta, x)]
+
+    def forward(x):
+        flat, rebuild = jax.flatten_util.ravel_pytree([leaf.astype(out.dtype) for leaf in theta])
+        as_theta = lambda flat: [a.astype(b.dtype) for a, b in zip(rebuild(flat), theta)]
+        unit = lambda i: jnp.zeros_like(flat).at[i].set(1)
+        slope = lambda i: jax.jvp(lambda flat: f(as_theta(flat), x), (flat,), (unit(i),))[1]
+        return [jax.lax.map(slope, jnp.arange(flat.size), batch_size=64).T]
 
     def contract(j1, j2):
         if full:
             return sum(jnp.einsum("iap,jbp->ijab", a, b) for a, b in zip(j1, j2))
         rows = lambda j: j.reshape(j.shape[0], -1)
-        return sum(rows(a) @ rows(b).T for a, b in zip(j1, j2)) / n_outputs
+        return sum(rows(a) @ rows(b).T for a, b in zip(j1, j2)) / out.size
 
-    return features, contract
+    return jax.vmap(backward if backwards else forward), contract
 
 
-def _by_vector_product(f, theta, n_outputs, full):
+def _by_vector_product(f, theta, out, full):
     def contract(x1, x2):
         def column(x, unit):
-            _, pull = jax.vjp(lambda theta: f(theta, x[None])[0], theta)
-            return jax.jvp(lambda theta: f(theta, x1), (theta,), pull(unit))[1]  # (n1, o)
+            _, pull = jax.vjp(lambda theta: f(theta, x), theta)
+            return jax.jvp(lambda theta: jax.vmap(f, (None, 0))(theta, x1), (theta,), pull(unit))[1]  # (n1, o)
 
-        units = jnp.eye(n_outputs, dtype=jax.eval_shape(f, theta, x1).dtype)
+        units = jnp.eye(out.size, dtype=out.dtype)
         columns = jax.vmap(jax.vmap(column, (None, 0)), (0, None))(x2, units)  # (n2, o, n1, o)
         if full:
             return columns.transpose(2, 0, 3, 1)
-        return jnp.einsum("jaia->ij", columns) / n_outputs
+        return jnp.einsum("jaia->ij", columns) / out.size
 
     return lambda x: x, contract
 
 
-def tiled(features: Callable, contract: Callable, x1: Array, x2: Array | None, *, tile: int) -> Array:
+def tiled(features: Callable, contract: Callable, x1: Examples, x2: Examples | None, *, tile: int) -> Array:
     """The matrix of contract(features(x1), features(x2)), at most `tile` examples of each at a time.
 
     A symmetric matrix (x2=None) is computed in its upper half. The last tile repeats the last example, so any
@@ -234,15 +265,17 @@ def tiled(features: Callable, contract: Callable, x1: Array, x2: Array | None, *
     """
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
-    if max(x1.shape[0], x2.shape[0]) <= tile:
+    n1, n2 = count(x1), count(x2)
+    if max(n1, n2) <= tile:
         features1 = features(x1)
         kernel = contract(features1, features1 if symmetric else features(x2))
         return _mirrored(kernel) if symmetric else kernel
-    rows, cols = (_tiles(x.shape[0], tile) for x in (x1, x2))
+    rows, cols = _tiles(n1, tile), _tiles(n2, tile)
+    part = lambda x, index: features(jax.tree.map(lambda a: a[index], x))
 
     def row(i):
-        features1 = features(x1[rows[i]])
-        block = lambda j: contract(features1, features(x2[cols[j]]))
+        features1 = part(x1, rows[i])
+        block = lambda j: contract(features1, part(x2, cols[j]))
         if symmetric:
             empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(block, 0))
             upper_block = lambda j: jax.lax.cond(j >= i, block, lambda j: empty, j)
@@ -251,7 +284,7 @@ def tiled(features: Callable, contract: Callable, x1: Array, x2: Array | None, *
 
     blocks = jax.lax.map(row, jnp.arange(len(rows)))  # (rows, cols, tile, tile, ...)
     kernel = blocks.swapaxes(1, 2).reshape(rows.size, cols.size, *blocks.shape[4:])
-    kernel = kernel[: x1.shape[0], : x2.shape[0]]
+    kernel = kernel[:n1, :n2]
     return _mirrored(kernel) if symmetric else kernel
 
 

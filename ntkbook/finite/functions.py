@@ -1,15 +1,15 @@
-"""Any f(params, x) as a value that `jax.jit` can take: what the finite-width rooms share.
+"""Any f(params, x) as a function of real numbers and one example: what all of finite width computes with.
 
-A reader brings a network as a plain function, as `net.apply`, or as a callable object that holds
-numbers. `as_function` splits it into what compiled code depends on (the code, the structure) and what
-may change without compiling again (the numbers). The file also keeps the sentences for parameters and
-outputs that no finite-width computation can use, and the test that examples do not see each other.
+`prepare` splits the parameters into what moves and what stays, traces f on one example at the values of this moment
+(programs.py), and makes sure that f treats the examples of a batch as it treats each alone. Then everything is computed
+example by example under `vmap`. The file also keeps the sentences for functions, parameters and examples of no use.
 """
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,22 +17,131 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import checks
-from .independence import stays_apart
+from ..pytrees import pytree, static
+from .linearize import check_function, check_params, moves
+from .programs import Program, trace
 
-Examples = Any  # (n, ...): a numpy or jax array of floats, or lists of them, example axis first
+Examples = Any  # (n, ...): an array or a list of rows; or a tree of arrays, each with the example axis first
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["numbers"], meta_fields=["call", "structure", "constants"]
-)
-@dataclass(frozen=True)
+def prepare(f: Callable, params: Any, x: Examples) -> tuple[Callable, Any, Callable]:
+    """(row, theta, rebuild): row(theta, x_i) is f(params, x) on one example, as (o,) real numbers; both are pytrees.
+
+    Raises:
+        TypeError, ValueError: for an f that is no function, returns no single array of floats with a row per example,
+            or lets examples see each other; for params without floating arrays.
+    """
+    function = as_function(f)
+    theta, rebuild = partition(params)
+    if function.is_pure and rebuild is _unchanged:
+        return Row(function, _unchanged), theta, rebuild
+    shapes = lambda *n: jax.tree.map(lambda a: jax.ShapeDtypeStruct((*n, *a.shape[1:]), a.dtype), x)
+    row = function.trace(lambda f: Row(f, rebuild), theta, shapes())
+    if checks.is_concrete(row, theta, x):
+        with jax.default_matmul_precision("highest"):
+            batch = function.trace(lambda f: lambda theta, x: rows(f(rebuild(theta), x), 3), theta, shapes(3))
+            gap = _coupling(row, batch, theta, x)
+        if checks.is_concrete(gap):
+            checks.independent(float(gap), row.code.eps)
+    return row, theta, rebuild
+
+
+def prepare_many(f: Callable, params: Any, x: Examples) -> tuple[Callable, Any, Callable]:
+    """`prepare` for many networks: all leaves of params and of theta have the network axis in front.
+
+    Raises:
+        TypeError, ValueError: as `prepare`; ValueError for whole numbers that differ from network to network.
+    """
+    for leaf in jax.tree.leaves(params):
+        if not moves(leaf) and checks.is_concrete(leaf) and bool((leaf != leaf[:1]).any()):
+            raise ValueError("Expected whole numbers in params to be the same for every key, got different ones.")
+    row, _, _ = prepare(f, jax.tree.map(lambda a: a[0], params), x)
+    return row, *partition(params)
+
+
+@pytree
+class Row:
+    """f of one example, as real numbers in the precision of the parameters."""
+
+    function: Any
+    rebuild: Callable = static()
+
+    def __call__(self, theta: Any, x: Any) -> jax.Array:
+        out = rows(self.function(self.rebuild(theta), jax.tree.map(lambda a: a[None], x)), 1)[0]
+        return out.astype(precision([*jax.tree.leaves(theta), out]))
+
+
+def outputs_of(row: Callable, theta: Any, x: Examples) -> jax.Array:
+    """f(params, x), (n, o)."""
+    return jax.vmap(row, (None, 0))(theta, x)
+
+
+def rows(out: Any, n: int) -> jax.Array:
+    """What f returned, as (n, o): a function of shape (n,) has one output, further axes are outputs too.
+
+    Raises:
+        TypeError, ValueError: unless it is one real floating array with a row per example.
+    """
+    if not isinstance(out, (jax.Array, np.ndarray)) or not jnp.issubdtype(out.dtype, jnp.inexact):
+        raise TypeError(
+            f"Expected f(params, x) to return one array of floats, got {checks.describe(out)}. "
+            "If it also returns new state, as BatchNorm in training mode does, fix the state and return the outputs."
+        )
+    if jnp.issubdtype(out.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"Expected f(params, x) to return real numbers, got {out.dtype}. Return both parts as outputs: "
+            "jnp.concatenate([out.real, out.imag], axis=-1)."
+        )
+    if out.ndim == 0 or out.shape[0] != n:
+        raise ValueError(
+            f"Expected f(params, x) with one row per example, so a first axis of {n}, got shape {out.shape}. "
+            "A function of one example? Wrap it: jax.vmap(f, in_axes=(None, 0))."
+        )
+    return jnp.asarray(out).reshape(n, -1)
+
+
+def precision(arrays: list[Any]) -> Any:
+    """The dtype that holds all these numbers, at least float32: sums over many half-precision numbers need it."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, [a.dtype for a in arrays], jnp.float32)
+
+
+@jax.jit
+def _coupling(row: Callable, batch: Callable, theta: Any, x: Examples) -> jax.Array:
+    """How far outputs in a batch of three are from those alone, relative to the largest.
+
+    Away from the start, where outputs may cancel or a last layer may be zero, and with a third example that is none of
+    the set, so that equal examples do not hide what they do to each other.
+    """
+    theta = jax.tree.map(_moved, theta)
+    x = jax.tree.map(lambda a: jnp.concatenate([a[:1], a[-1:], _altered(a[:1])]), x)
+    alone, together = outputs_of(row, theta, x), batch(theta, x)
+    together = together.astype(alone.dtype)
+    gap = jnp.where((alone == together) | jnp.isnan(alone) & jnp.isnan(together), 0, jnp.abs(together - alone))
+    size = jnp.abs(together).max(where=jnp.isfinite(together), initial=0)
+    return gap.max() / jnp.maximum(size, jnp.finfo(gap.dtype).tiny)
+
+
+def _moved(a: jax.Array) -> jax.Array:
+    wave = 0.1 * jnp.sin(1 + jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape)
+    return jnp.where((a == 0).all(), wave, a * (1 + wave))
+
+
+def _altered(a: jax.Array) -> jax.Array:
+    if jnp.issubdtype(a.dtype, jnp.inexact):
+        return 2 * a + 1
+    return jnp.broadcast_to(a[..., :1], a.shape) if a.ndim > 1 else a  # tokens that occur
+
+
+@pytree
 class Function:
-    """f(params, x) with its numbers as leaves; `structure` is None for a function without an owner."""
+    """f(params, x) with the numbers of its owner as leaves; `structure` is None for a function without an owner."""
 
     numbers: tuple
-    call: Any
-    structure: Any = None
-    constants: tuple = ()
+    call: Any = static()
+    structure: Any = static(default=None)
+    constants: tuple = static(default=())
+    is_pure: bool = static(default=False)
 
     def __call__(self, params: Any, x: Any) -> Any:
         if self.structure is None:
@@ -41,10 +150,14 @@ class Function:
         leaves = [next(numbers) if leaf is _NUMBER else leaf for leaf in self.constants]
         return self.call(jax.tree.unflatten(self.structure, leaves), params, x)
 
+    def trace(self, use: Callable, *args: Any) -> Program:
+        """use(self)(*args) as a program of `args`."""
+        again = lambda numbers, *args: use(dataclasses.replace(self, numbers=numbers))(*args)
+        return trace(again, *args, first=(self.numbers,))
+
 
 class _Number:
-    def __repr__(self) -> str:
-        return "<number>"
+    pass
 
 
 _NUMBER = _Number()
@@ -56,22 +169,16 @@ def as_function(f: Callable) -> Function:
     Raises:
         TypeError: unless f can be called, or is a PyTorch module, which `from_torch` wraps first.
     """
-    if isinstance(f, Function):
-        return f
-    if any(kind.__module__.startswith("torch.nn.") for kind in type(f).__mro__):
-        raise TypeError(
-            "Expected f to be a function of (params, x), got a PyTorch module. Wrap it: from_torch(module)."
-        )
-    if not callable(f):
-        raise TypeError(
-            f"Expected f to be a function of (params, x), got {checks.describe(f)}. For a network, pass net.apply."
-        )
+    check_function(f)
     owner, call = (f.__self__, f.__func__) if inspect.ismethod(f) else (f, type(f).__call__)
     if jax.tree_util.all_leaves([owner]):
-        return Function((), _hashable(f))
+        return Function((), f)
     leaves, structure = jax.tree.flatten(owner)
     constants = tuple(_NUMBER if _is_number(leaf) else leaf for leaf in leaves)
-    return Function(tuple(leaf for leaf in leaves if _is_number(leaf)), call, structure, constants)
+    numbers = tuple(leaf for leaf in leaves if _is_number(leaf))
+    # only for networks of this library do we know that nothing beside their fields decides what they compute
+    is_ours = type(owner).__module__.split(".")[0] == __name__.split(".")[0]
+    return Function(numbers, call, structure, constants, is_ours and _is_plain(structure))
 
 
 def _is_number(leaf: Any) -> bool:
@@ -79,137 +186,105 @@ def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, (float, jax.Array, np.ndarray, np.floating))
 
 
-@dataclass(frozen=True, eq=False)
-class _ByIdentity:
-    """A callable without a hash, told apart by identity."""
-
-    f: Callable
-
-    def __call__(self, params: Any, x: jax.Array) -> Any:
-        return self.f(params, x)
+@functools.lru_cache(maxsize=1024)
+def _is_plain(structure: Any) -> bool:
+    """Does the static part of a pytree consist of words and numbers alone, and not of functions of the reader?"""
+    data = structure.node_data()
+    plain = lambda v: isinstance(v, (str, int, float, type, type(None))) or isinstance(v, tuple) and all(map(plain, v))
+    return data is None or plain(data[1]) and all(map(_is_plain, structure.children()))
 
 
-def _hashable(f: Callable) -> Callable:
-    try:
-        hash(f)
-    except TypeError:
-        return _ByIdentity(f)
-    return f
+def partition(params: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """(theta, rebuild): the tree of real arrays that move, None where a leaf is held constant, and the way back.
 
-
-def partition(params: Any) -> tuple[list[jax.Array], Callable[[list], Any]]:
-    """The floating leaves of `params`, and the function that puts new ones in their place.
-
-    Whole numbers, booleans and random keys among the leaves are held constant.
+    Whole numbers, booleans and random keys are held constant. Complex numbers move by their real and imaginary parts,
+    which are a last axis of theta.
 
     Raises:
         TypeError: as `check_params`.
     """
     check_params(params)
     leaves, structure = jax.tree.flatten(params)
-    is_float = [_is_float(leaf) for leaf in leaves]
+    if all(isinstance(leaf, float) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
+        return jax.tree.map(jnp.asarray, params), _unchanged
 
-    def rebuild(floats: list) -> Any:
-        new = iter(floats)
-        return jax.tree.unflatten(structure, [next(new) if f else leaf for f, leaf in zip(is_float, leaves)])
+    def rebuild(theta: Any) -> Any:
+        new = iter(jax.tree.leaves(theta))
+        return jax.tree.unflatten(structure, [_as_it_was(next(new), leaf) if moves(leaf) else leaf for leaf in leaves])
 
-    return [jnp.asarray(leaf) for f, leaf in zip(is_float, leaves) if f], rebuild
-
-
-def check_params(params: Any) -> None:
-    """Raises TypeError for leaves that are no arrays, or if no leaf is floating."""
-    leaves = jax.tree.leaves(params)
-    for leaf in leaves:
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int)):
-            raise TypeError(
-                f"Expected params to hold arrays only, got a leaf {checks.describe(leaf)}. "
-                "Split the model first, as in equinox.partition(model, equinox.is_inexact_array)."
-            )
-    if not any(map(_is_float, leaves)):
-        raise TypeError(
-            "Expected params with at least one floating array, got none. Did the call swap params and x?"
-            if leaves
-            else "Expected params with at least one floating array, got an empty tree. Pass what net.init returned."
-        )
+    return jax.tree.unflatten(structure, [_as_real(leaf) if moves(leaf) else None for leaf in leaves]), rebuild
 
 
-def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, float) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
+def _unchanged(theta: Any) -> Any:
+    return theta
 
 
-def outputs_of(function: Callable, params: Any, x: jax.Array) -> jax.Array:
-    """f(params, x) as (n, o); a function of shape (n,) has one output, further axes are outputs too.
+def _as_real(leaf: Any) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    return jnp.stack([leaf.real, leaf.imag], axis=-1) if jnp.iscomplexobj(leaf) else leaf
+
+
+def _as_it_was(array: jax.Array, leaf: Any) -> jax.Array:
+    return jax.lax.complex(array[..., 0], array[..., 1]) if jnp.iscomplexobj(leaf) else array
+
+
+def as_examples(x: Any, name: str) -> Examples:
+    """Arrays with the example axis first: one, or a tree of them (a tuple, a dict), such as tokens and their mask.
 
     Raises:
-        TypeError: unless f returns one floating array.
-        ValueError: unless its first axis counts the examples.
+        TypeError, ValueError: for what holds no arrays, numbers that are not finite, or axes of different lengths.
     """
-    out = function(params, x)
-    if not isinstance(out, jax.Array) or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise TypeError(
-            f"Expected f(params, x) to return one array of floats, got {checks.describe(out)}. "
-            "If it also returns new state, as BatchNorm in training mode does, fix the state and return the outputs."
-        )
-    if out.ndim == 0 or out.shape[0] != x.shape[0]:
+    leaves = jax.tree.leaves(x)
+    numbers = isinstance(x, tuple) and all(isinstance(leaf, (int, float)) for leaf in leaves)
+    if isinstance(x, list) or numbers or not leaves or jax.tree_util.all_leaves([x]):
+        return _as_array(x, name)
+    x = jax.tree.map(lambda leaf: _as_array(leaf, f"every array of {name}"), x)
+    sizes = {len(leaf) for leaf in jax.tree.leaves(x)}
+    if len(sizes) != 1:
+        raise ValueError(f"Expected all arrays of {name} with the same number of examples, got {sorted(sizes)}.")
+    return x
+
+
+def _as_array(x: Any, name: str) -> jax.Array:
+    leaves = jax.tree.leaves(x)
+    array = jnp.asarray(x) if leaves and all(map(_is_exact, leaves)) else checks.as_array(x, name)
+    if array.ndim == 0 or array.size == 0:
+        raise ValueError(f"Expected {name} to hold at least one entry, example axis first, got shape {array.shape}.")
+    return array
+
+
+def _is_exact(leaf: Any) -> bool:
+    """Whole numbers, switches, complex numbers: what goes to f as it is."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        return isinstance(leaf, int)
+    return not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "OUSMm"
+
+
+def same_features(x1: Examples, x2: Examples) -> None:
+    """Raises ValueError unless both have the same arrays, of the same shapes after the example axis."""
+    if jax.tree.structure(x1) != jax.tree.structure(x2):
+        raise ValueError(f"Expected x1 and x2 of the same structure, got {type(x1).__name__} and {type(x2).__name__}.")
+    jax.tree.map(checks.same_features, x1, x2)
+
+
+def count(x: Examples) -> int:
+    """The number of examples."""
+    return len(jax.tree.leaves(x)[0])
+
+
+@contextmanager
+def reverse_mode() -> Iterator[None]:
+    """Turns JAX's error about loops that cannot run backwards into a sentence that says what works."""
+    try:
+        yield
+    except ValueError as error:
+        if "while_loop" not in str(error):
+            raise
         raise ValueError(
-            f"Expected f(params, x) with one row per example, so a first axis of {x.shape[0]}, got shape {out.shape}. "
-            "A function of one example? Wrap it: jax.vmap(f, in_axes=(None, 0))."
-        )
-    return out.reshape(out.shape[0], -1)
-
-
-def coupling(function: Callable, params: Any, x: jax.Array) -> jax.Array | None:
-    """How much the output of one example depends on the rest of its batch, 0 where examples are on their own.
-
-    None, and nothing computed, where the program shows that they are, as most do (independence.py). Where it does not:
-    the slope of one output by another example's input, relative to that by its own: exactly zero without coupling,
-    even where outputs cancel (a network minus its own start). A function that draws random numbers, whose slopes say
-    nothing, must give equal examples equal outputs.
-    """
-    together = jnp.concatenate([x[:1], x[-1:], 2 * x[:1] + 1])
-    program = jax.make_jaxpr(lambda x: outputs_of(function, params, x))(together)
-    is_random = bool(_RANDOM & _primitives(program.jaxpr))
-    if not is_random and stays_apart(program):
-        return None
-    out, pull = jax.vjp(lambda x: outputs_of(function, params, x), together)
-    tiny = jnp.finfo(out.dtype).tiny
-    mix = jnp.sin(1 + jnp.arange(out.shape[1], dtype=out.dtype))
-    (slopes,) = pull(jnp.zeros_like(out).at[0].set(mix))
-    own, others = jnp.abs(slopes[0]).max(), jnp.abs(slopes[1:]).max()
-    gap = (others / jnp.maximum(own, tiny)).astype(out.dtype)
-    if not is_random:
-        return gap
-    copies = outputs_of(function, params, jnp.repeat(x[:1], 32, axis=0))
-    return jnp.maximum(gap, jnp.abs(copies - copies[:1]).max() / jnp.maximum(jnp.abs(copies).max(), tiny))
-
-
-_RANDOM = {"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"}
-
-
-def _primitives(jaxpr: Any) -> set[str]:
-    """The names of all operations of a traced program, also of the programs inside it."""
-    names = set()
-    for equation in jaxpr.eqns:
-        names.add(equation.primitive.name)
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                names |= _primitives(inner)
-    return names
-
-
-def require_independent(function: Callable, params: Any, x: jax.Array) -> None:
-    """Raises ValueError if the examples that f gets together see each other."""
-    check_independent(_coupling(function, params, x))
-
-
-_coupling = jax.jit(coupling)
-
-
-def check_independent(gap: jax.Array | None) -> None:
-    """Raises ValueError if `coupling` found that examples see each other."""
-    if gap is not None and checks.is_concrete(gap):
-        checks.independent(float(gap), float(jnp.finfo(gap.dtype).eps))
+            "Expected f(params, x) with a gradient, got a loop whose number of steps is only known at run time. "
+            "empirical_ntk takes it, by forward mode; for gradients write it as jax.lax.scan or with a fixed length."
+        ) from error
 
 
 def init_and_apply(net: Any) -> tuple[Callable, Callable]:
@@ -227,25 +302,17 @@ def init_and_apply(net: Any) -> tuple[Callable, Callable]:
     )
 
 
-def initial_params(init: Function, keys: jax.Array, x: jax.Array) -> Any:
+def initial_params(init: Callable, keys: jax.Array, x: Examples) -> Any:
     """Parameters for each key, on a leading axis, in the precision of x."""
-    params = _drawn(init, keys, x.shape)
+    function, shape = as_function(init), jax.tree.map(jnp.shape, x)
+    if not function.is_pure:  # only the shapes are traced anew
+        function = function.trace(lambda init: lambda key: init(key, shape)[1], keys[0])
+    params = _drawn(function, keys, shape if isinstance(function, Function) else None)
     follow = lambda a: a.astype(x.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-    return jax.tree.map(follow, params)
+    is_array = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.tree.map(follow, params) if is_array else params
 
 
 @functools.partial(jax.jit, static_argnames="shape")
 def _drawn(init, keys, shape):
-    return jax.vmap(lambda key: init(key, shape)[1])(keys)
-
-
-def map_in_batches(f: Callable, xs: Any, size: int) -> Any:
-    """f of every entry along the first axis of the tree `xs`, `size` of them side by side; compiled once."""
-    n = len(jax.tree.leaves(xs)[0])
-    count = -(-n // size)
-    if count == 1:
-        return jax.vmap(f)(xs)
-    # even batches; the last one repeats the last entry, which is cheaper than compiling a batch of another size
-    index = jnp.minimum(jnp.arange(count * -(-n // count)), n - 1).reshape(count, -1)
-    out = jax.lax.map(lambda i: jax.vmap(f)(jax.tree.map(lambda a: a[i], xs)), index)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], out)
+    return jax.vmap(init if shape is None else lambda key: init(key, shape)[1])(keys)

@@ -10,20 +10,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from .. import checks
 from ..pytrees import pytree, static
 
-RECORDS = ("outputs", "loss", "accuracy", "distances", "kernels", "linearized")
-LOSSES = ("squared", "cross_entropy")
+RECORDS = ("outputs", "loss", "accuracy", "distances", "ntk", "nngp", "linearized")
 
 
 @pytree
 class History:
     """What was recorded at `times` (steps): arrays with the time axis first, None for what was not asked for.
 
-    For an ensemble every array but `times` has one more axis in front, the network.
+    For an ensemble every array but `times` has one more axis in front, the network. Outputs have the rank of the
+    targets: (times, n) if those were (n,).
     """
 
     times: Any
@@ -46,18 +47,28 @@ class History:
     layers: tuple[str, ...] = static(default=())  # the names of the weight arrays in `distances`
     message: str = static(default="")  # what there is to say about divergence
 
+    def __repr__(self) -> str:
+        shape = lambda value: "x".join(map(str, np.shape(value))) or f"{value}"
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("times", "params", "layers", "message")]
+        arrays = [f"{name} {shape(getattr(self, name))}" for name in names if getattr(self, name) is not None]
+        return f"History({len(self.times)} times to {self.times[-1] if len(self.times) else 0}: {', '.join(arrays)})"
+
     def replace(self, **changes: Any) -> "History":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
-def loss_sum(loss: str | Callable) -> Callable[[Array, Array], Array]:
-    """The loss as a function of outputs (n, o) and targets (n, o): a sum over examples and outputs."""
-    if loss == "squared":
-        return lambda outputs, y: ((outputs - y) ** 2).sum() / 2
-    if loss == "cross_entropy":
-        return lambda outputs, y: -(y * jax.nn.log_softmax(outputs)).sum()
-    return lambda outputs, y: jnp.sum(loss(outputs, y))  # type: ignore[operator]
+def squared(outputs: Array, y: Array) -> Array:
+    """Half the sum of squares over examples and outputs."""
+    return ((outputs - y) ** 2).sum() / 2
+
+
+def cross_entropy(outputs: Array, y: Array) -> Array:
+    """-y log softmax(outputs), summed over examples and outputs."""
+    return -(y * jax.nn.log_softmax(outputs)).sum()
+
+
+LOSSES = {"squared": squared, "cross_entropy": cross_entropy}
 
 
 def as_targets(y: Any, name: str, n: int, loss: str | Callable) -> Array:
@@ -77,8 +88,8 @@ def as_targets(y: Any, name: str, n: int, loss: str | Callable) -> Array:
     return y
 
 
-def aligned(y: Array, outputs: Array) -> Array:
-    """Targets in the shape and precision of the outputs.
+def aligned(y: Array, outputs: Any) -> Array:
+    """Targets in the shape and precision of the outputs (n, o), or of their shape alone.
 
     Raises:
         ValueError: if the shapes differ, or classes meet a single output.

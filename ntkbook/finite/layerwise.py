@@ -29,7 +29,7 @@ class Features(NamedTuple):
 class Layerwise(NamedTuple):
     """`features(x)`, and the kernel of two sets of features; estimates in multiplications and bytes."""
 
-    features: Callable[[Array], Features]
+    features: Callable[[Any], Features]
     contract: Callable[..., Array]
     last: set[int]  # the parameter arrays of the last layer
     bytes_per_example: int
@@ -38,36 +38,36 @@ class Layerwise(NamedTuple):
     cost_of_forward: int  # of one example
 
 
-def layerwise(f: Callable, theta: list[Array], x: Array, n: int, full: bool) -> Layerwise:
-    """The method for f(theta, x) -> (n, o); x is an example with its axis, n how many there will be."""
-    one = lambda theta, x: f(theta, x[None])[0]
-    program = jax.make_jaxpr(one)(theta, x)
-    (shape,) = [v.aval.shape for v in program.jaxpr.outvars]
-    o, itemsize = shape[0], x.dtype.itemsize
+def layerwise(f: Callable, theta: list[Array], x: Any, n: int, full: bool) -> Layerwise:
+    """The method for f(theta, x) -> (o,); x is an example or its shape, n how many there will be."""
+    program = jax.make_jaxpr(f)(theta, x)
+    (result,) = program.out_avals
+    o, dtype = result.size, result.dtype
     layers, last = taps.survey(program, len(theta))
     tapped = {layer.leaf for layer in layers}
     rest = [i for i in range(len(theta)) if i not in tapped]
     is_outer = [_prefers_outer(layer, o, n, full) for layer in layers]
 
-    def features(xs: Array) -> Features:
+    def features(xs: Any) -> Features:
         inputs, signals, gradients = jax.vmap(example)(xs)
         pairs = [_outer(a, d) if outer else (a, d) for outer, a, d in zip(is_outer, inputs, signals)]
         return Features(pairs, {i: g.reshape(*g.shape[:2], -1) for i, g in zip(rest, gradients)})
 
-    def example(x: Array):
+    def example(x: Any):
         read = []
 
         def tapped_run(probes, free):
             leaves = list(theta)
             for i, leaf in zip(rest, free):
                 leaves[i] = leaf
-            out, inputs, read[:] = taps.run(program, leaves, [x], layers, probes)
+            out, inputs, read[:] = taps.run(program, leaves, jax.tree.leaves(x), layers, probes)
             return out, inputs
 
-        probes = [jnp.zeros(layer.shape, theta[layer.leaf].dtype) for layer in layers]
+        probes = [jnp.zeros(layer.shape, layer.dtype) for layer in layers]
         out, pull, inputs = jax.vjp(tapped_run, probes, [theta[i] for i in rest], has_aux=True)
-        back, gradients = jax.vmap(pull)(jnp.eye(o, dtype=out.dtype))
-        return inputs, [jax.vmap(to_d)(d) for to_d, d in zip(read, back)], gradients
+        back, gradients = jax.vmap(pull)(jnp.eye(o, dtype=dtype))
+        signals = [jax.vmap(to_d)(d) for to_d, d in zip(read, back)]
+        return jax.tree.map(lambda a: a.astype(dtype), (inputs, signals, gradients))
 
     def contract(f1: Features, f2: Features, only: set[int] | None = None) -> Array:
         kept = lambda leaf: only is None or leaf in only
@@ -75,7 +75,9 @@ def layerwise(f: Callable, theta: list[Array], x: Array, n: int, full: bool) -> 
         parts = [layer_kernel(u, v) for layer, u, v in zip(layers, f1.layers, f2.layers) if kept(layer.leaf)]
         rows = _full_rows if full else _mean_rows
         parts += [rows(f1.rest[i], f2.rest[i]) for i in rest if kept(i)]
-        return sum(parts) / (1 if full else o)  # type: ignore[return-value]
+        n1, n2 = (len(jax.tree.leaves(f)[0]) for f in (f1, f2))
+        nothing = jnp.zeros((n1, n2, o, o) if full else (n1, n2), dtype)
+        return sum(parts, nothing) / (1 if full else o)
 
     free = sum(theta[i].size for i in rest)
     sizes = [layer.sizes for layer in layers]
@@ -86,8 +88,8 @@ def layerwise(f: Callable, theta: list[Array], x: Array, n: int, full: bool) -> 
         features,
         contract,
         last,
-        bytes_per_example=itemsize * (sum(kept) + o * free + 2 * o * sum(B * S * q for B, S, _, q in sizes)),
-        bytes_per_pair=itemsize * max(work, default=1),
+        bytes_per_example=dtype.itemsize * (sum(kept) + o * free + 2 * o * sum(B * S * q for B, S, _, q in sizes)),
+        bytes_per_pair=dtype.itemsize * max(work, default=1),
         cost_per_pair=sum(pair_costs) + (o * o if full else o) * free,
         cost_of_forward=sum(B * S * p * q for B, S, p, q in sizes) + free,
     )

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .programs import bind
+
 LONGEST_LOOP = 256  # longer loops are not unrolled
 
 
@@ -23,6 +25,7 @@ class Layer(NamedTuple):
     part: tuple[int, ...]  # which slice of the array, if a loop goes through it
     shape: tuple[int, ...]  # of its output as the program has it
     sizes: tuple[int, int, int, int]  # b, s, p, q
+    dtype: Any  # of its output
 
 
 class Survey(NamedTuple):
@@ -37,6 +40,7 @@ class _Weight(NamedTuple):
 
     value: Array
     leaf: int
+    dtype: Any  # of the parameter array
     part: tuple[int, ...] = ()
     scale: Any = 1.0
     is_intact: bool = True  # False once it is broadcast
@@ -49,7 +53,7 @@ class _Scout:
         self.layers, self.spoiled, self.seen = [], set(), []
 
     def layer(self, weight, z, a, d, sizes):
-        self.layers.append(Layer(weight.leaf, weight.part, z.shape, sizes))
+        self.layers.append(Layer(weight.leaf, weight.part, z.shape, sizes, z.dtype))
         self.seen.append((weight.leaf, True))
         return z
 
@@ -65,7 +69,7 @@ class _Taps:
         self.probes, self.inputs, self.read = iter(probes), [], []
 
     def layer(self, weight, z, a, d, sizes):
-        self.inputs.append(weight.scale * a())
+        self.inputs.append(weight.scale * a().astype(weight.dtype))
         self.read.append(d)
         return z + next(self.probes)
 
@@ -78,7 +82,7 @@ def survey(program: Any, n_leaves: int) -> Survey:
     scout = _Scout()
 
     def walk(*args):
-        marked = [_Weight(a, i) if i < n_leaves else a for i, a in enumerate(args)]
+        marked = [_Weight(a, i, a.dtype) if i < n_leaves else a for i, a in enumerate(args)]
         return _plain(_walk(program.jaxpr, program.consts, marked, scout), scout)
 
     jax.eval_shape(walk, *[jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars])
@@ -96,7 +100,7 @@ def run(program: Any, leaves: Sequence[Array], rest: Sequence[Any], layers: list
     """(outputs, inputs a[b, s, p] of the layers, functions that bring a gradient to d[b, s, q])."""
     tapped = {layer.leaf for layer in layers}
     taps = _Taps(probes)
-    marked = [_Weight(leaf, i) if i in tapped else leaf for i, leaf in enumerate(leaves)]
+    marked = [_Weight(leaf, i, leaf.dtype) if i in tapped else leaf for i, leaf in enumerate(leaves)]
     (out,) = _walk(program.jaxpr, program.consts, [*marked, *rest], taps)
     return out, taps.inputs, taps.read
 
@@ -119,16 +123,9 @@ def _walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], tape: Any) -> 
             rule = _RULES.get(equation.primitive.name)
             out = rule(equation, values, tape) if rule is not None else None
         if out is None:
-            out = _bind(equation, _plain(values, tape))
+            out = bind(equation, _plain(values, tape))
         env.update(zip(equation.outvars, out))
     return [read(v) for v in jaxpr.outvars]
-
-
-def _bind(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
-    params = equation.primitive.get_bind_params(equation.params)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # a pair before JAX 0.10
-    out = equation.primitive.bind(*functions, *values, **params)
-    return out if equation.primitive.multiple_results else [out]
 
 
 # What may happen to a weight: each rule gives the results of an equation, or None if it does not apply.
@@ -136,13 +133,13 @@ def _bind(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
 
 def _rearrange(equation, values, tape):
     if isinstance(values[0], _Weight) and len(values) == 1:
-        (value,) = _bind(equation, [values[0].value])
+        (value,) = bind(equation, [values[0].value])
         return [values[0]._replace(value=value)] if jnp.issubdtype(value.dtype, jnp.floating) else None
 
 
 def _broadcast(equation, values, tape):
     if isinstance(values[0], _Weight) and len(values) == 1:
-        (value,) = _bind(equation, [values[0].value])
+        (value,) = bind(equation, [values[0].value])
         return [values[0]._replace(value=value, is_intact=value.size == values[0].value.size and values[0].is_intact)]
 
 
@@ -154,8 +151,9 @@ def _scale(by: Callable) -> Callable:
             if equation.primitive.name == "div":
                 return None
         if isinstance(first, _Weight) and not any(isinstance(o, _Weight) or jnp.ndim(o) for o in others):
-            (value,) = _bind(equation, [v.value if isinstance(v, _Weight) else v for v in values])
-            return [first._replace(value=value, scale=by(first.scale, *others))]
+            (value,) = bind(equation, [v.value if isinstance(v, _Weight) else v for v in values])
+            numbers = [jnp.asarray(o).astype(first.dtype) for o in others]
+            return [first._replace(value=value, scale=by(first.scale, *numbers))]
 
     return rule
 
@@ -172,7 +170,7 @@ def _dot(equation, values, tape):
     contracted, batch = (contracted[not is_right], batch[not is_right])
     free = [axis for axis in range(signal.ndim) if axis not in (*contracted, *batch)]
     sizes = [prod(signal.shape[axis] for axis in axes) for axes in (batch, free, contracted)]
-    (z,) = _bind(equation, [lhs, rhs.value] if is_right else [lhs.value, rhs])
+    (z,) = bind(equation, [lhs, rhs.value] if is_right else [lhs.value, rhs])
     B, S, p = sizes
     q = z.size // max(B * S, 1)
     a = lambda: signal.transpose(*batch, *free, *contracted).reshape(B, S, p)
@@ -187,7 +185,7 @@ def _conv(equation, values, tape):
         return None
     if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
         return None
-    (z,) = _bind(equation, [signal, weight.value])
+    (z,) = bind(equation, [signal, weight.value])
     numbers = params["dimension_numbers"]
     filter_shape = tuple(weight.value.shape[axis] for axis in numbers.rhs_spec[2:])
     channels_last = lambda z: jnp.moveaxis(z, numbers.out_spec[1], -1)

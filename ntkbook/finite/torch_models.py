@@ -1,13 +1,18 @@
 """PyTorch modules, for the finite-width functions that take any f(params, x): results are numpy arrays.
 
-`from_torch` turns a module into such an f and its parameters. PyTorch is optional and is imported on first use;
-derivatives are taken by `torch.func`. The page "Bring your own model" uses it.
+`from_torch` turns a module into such an f and its parameters. f brings its own derivatives, by `torch.func`, as methods
+whose names begin with `own_`; nothing here is imported by the rest. PyTorch is optional and is imported on first use.
+The page "Bring your own model" uses it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from .. import checks
@@ -18,7 +23,9 @@ METHODS = ("auto", "jacobian", "vector_product")
 def from_torch(module: Any) -> tuple["TorchFunction", dict[str, np.ndarray]]:
     """(f, params) of a PyTorch module in evaluation mode: what `empirical_ntk`, `linearize` and the like take.
 
-    params are those that require gradients, by name, as numpy arrays; everything else stays as it is now.
+    params are those that require gradients, by name, as numpy arrays (bfloat16 as float32, which holds it); everything
+    else stays as it is now, for f is a copy. Inputs go in as floats in the precision of the module or as whole numbers;
+    a tuple of arrays becomes the arguments of the module, a dict its keywords.
 
     >>> f, params = from_torch(model.eval())  # doctest: +SKIP
     >>> empirical_ntk(f, params, x)  # doctest: +SKIP
@@ -38,14 +45,27 @@ def from_torch(module: Any) -> tuple["TorchFunction", dict[str, np.ndarray]]:
                 f"Expected BatchNorm and dropout in evaluation mode, got {type(part).__name__} ({name}) in training: "
                 "its output depends on the rest of the batch or on chance. Call model.eval() first."
             )
-    free = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    module = copy.deepcopy(module)
+    free = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     if not free:
         raise ValueError("Expected a module with parameters that require gradients, got none.")
-    fixed = {name: p for name, p in module.named_parameters() if not p.requires_grad} | dict(module.named_buffers())
-    first = next(iter(free.values()))
-    apply = lambda params, x: torch.func.functional_call(module, (params, fixed), (x,))
-    params = {name: p.detach().cpu().numpy() for name, p in free.items()}
-    return TorchFunction(apply, first.dtype, first.device), params
+    # a parameter may stand in several places; a part that is used twice has one place
+    names = {id(p): name for name, p in module.named_parameters()}
+    places = {
+        f"{path}.{local}".removeprefix("."): names[id(p)]
+        for path, part in module.named_modules()
+        for local, p in part.named_parameters(recurse=False, remove_duplicate=False)
+    }
+
+    def apply(params: dict, x: Any) -> Any:
+        chosen = {place: params[name] for place, name in places.items() if name in params}
+        args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
+        return torch.func.functional_call(module, chosen, args, kwargs, tie_weights=False)
+
+    first = next((p for p in free.values() if p.is_floating_point()), next(iter(free.values())))
+    dtypes = {name: p.dtype for name, p in free.items()}
+    f = TorchFunction(apply, dtypes, first.real.dtype, first.device)
+    return f, {name: _numpy(p) for name, p in free.items()}
 
 
 @dataclass(frozen=True)
@@ -53,120 +73,210 @@ class TorchFunction:
     """f(params, x) in PyTorch: numpy arrays go in and come out, `apply` works on tensors between."""
 
     apply: Callable
-    dtype: Any
+    dtypes: dict[str, Any]  # of the parameters
+    dtype: Any  # of inputs
     device: Any
 
     def __call__(self, params: Any, x: Any) -> np.ndarray:
-        return self.outputs(self.tensors(params), self.tensor(x)).detach().cpu().numpy()
+        if not checks.is_concrete(params, x):
+            raise TypeError("Expected a function that JAX differentiates, got a PyTorch module. Train it in PyTorch.")
+        return _numpy(self.outputs(self.theta(params), self.inputs(x)))
 
-    def tensor(self, array: Any) -> Any:
-        return _torch().tensor(np.asarray(array), dtype=self.dtype, device=self.device)
+    def inputs(self, x: Any) -> Any:
+        """Tensors: floats in the precision of the module, whole numbers as they are."""
+        if isinstance(x, (tuple, dict)):
+            return jax.tree.map(self.inputs, x)
+        tensor = _torch().tensor(np.asarray(x), device=self.device)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
-    def tensors(self, params: Any) -> dict[str, Any]:
-        if not isinstance(params, dict):
+    def theta(self, params: Any) -> dict[str, Any]:
+        """The parameters as real tensors; complex ones by their real and imaginary parts."""
+        torch = _torch()
+        if not isinstance(params, dict) or set(params) != set(self.dtypes):
             raise TypeError(f"Expected the params that from_torch gave, got {checks.describe(params)}.")
-        return {name: self.tensor(value) for name, value in params.items()}
+        tensor = lambda name, dtype: torch.tensor(np.asarray(params[name]), dtype=dtype, device=self.device)
+        real = lambda p: torch.view_as_real(p) if p.is_complex() else p
+        return {name: real(tensor(name, dtype)) for name, dtype in self.dtypes.items()}
 
-    def outputs(self, params: dict[str, Any], x: Any) -> Any:
-        """(n, o), as a tensor."""
-        out = self.apply(params, x)
-        if not _torch().is_tensor(out) or not out.ndim or len(out) != len(x):
+    def outputs(self, theta: dict[str, Any], x: Any) -> Any:
+        """(n, o), as a tensor of at least float32."""
+        torch, n = _torch(), _count(x)
+        params = {name: torch.view_as_complex(p) if self.dtypes[name].is_complex else p for name, p in theta.items()}
+        try:
+            with _plain_attention():
+                out = self.apply(params, x)
+        except RuntimeError as error:
+            if "dtype" not in str(error):
+                raise
             raise TypeError(
-                f"Expected the module to return one tensor with a row per example, got {type(out).__name__}."
+                f"Expected a module that takes {self.dtype}, the precision of its first parameter, got: {error}. "
+                "Convert inside its forward, or make the module one precision: model.float()."
+            ) from error
+        if not torch.is_tensor(out) or not out.ndim or len(out) != n or not out.is_floating_point():
+            got = out.dtype if torch.is_tensor(out) and out.is_complex() else type(out).__name__
+            raise TypeError(
+                f"Expected the module to return one tensor of real numbers with a row per example, got {got}. "
+                "Wrap it in a module that does, as for the states of an RNN, or both parts of complex outputs."
             )
-        return out.reshape(len(x), -1)
+        return out.reshape(n, -1).to(torch.promote_types(out.dtype, torch.float32))
+
+    def own_empirical_ntk(self, params: Any, x1: Any, x2: Any, *, method: str, full: bool, memory: int) -> np.ndarray:
+        """Theta of (n1, n2), or (n1, n2, o, o) if `full`; see `empirical_ntk`."""
+        checks.one_of(method, "method for a PyTorch module", METHODS)
+        symmetric, x2 = x2 is None, x1 if x2 is None else x2
+        theta, x1, x2 = self.theta(params), self.inputs(x1), self.inputs(x2)
+        n_outputs = self.check_independent(theta, x1)
+        size = sum(p.numel() * p.element_size() for p in theta.values())
+        tile = max(1, int(memory / 2 / (n_outputs * size)))
+        block = _products if method == "vector_product" else _contracted_jacobians
+        rows = [[block(self, theta, a, b) for b in _tiles(x2, tile)] for a in _tiles(x1, tile)]
+        kernel = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+        if symmetric:
+            kernel = (kernel + kernel.transpose(1, 0, 3, 2)) / 2
+        return kernel if full else np.einsum("ijaa->ij", kernel) / n_outputs
+
+    def own_empirical_nngp(self, params: Any, x1: Any, x2: Any) -> np.ndarray:
+        """f(x1) f(x2)^T / o; see `empirical_nngp`."""
+        theta, x1, x2 = self.theta(params), self.inputs(x1), self.inputs(x1 if x2 is None else x2)
+        self.check_independent(theta, x1)
+        out1, out2 = self.outputs(theta, x1), self.outputs(theta, x2)
+        return _numpy(out1 @ out2.T) / out1.shape[1]
+
+    def own_ntk_vector_product(self, params: Any, x1: Any, x2: Any) -> Callable:
+        """v -> Theta(x1, x2) v; see `ntk_vector_product`."""
+        theta, x1, x2 = self.theta(params), self.inputs(x1), self.inputs(x1 if x2 is None else x2)
+        self.check_independent(theta, x1)
+
+        def product(v: Any) -> np.ndarray:
+            out, pull = _torch().func.vjp(lambda p: self.outputs(p, x2), theta)
+            if tuple(np.shape(v)) != tuple(out.shape):
+                raise ValueError(f"Expected v of the shape {tuple(out.shape)} of f(params, x2), got {np.shape(v)}.")
+            (back,) = pull(_torch().tensor(np.asarray(v), dtype=out.dtype, device=self.device))
+            return _numpy(_jvp(lambda p: self.outputs(p, x1), theta, back)[1])
+
+        return product
+
+    def own_taylor_expand(self, params_0: Any, order: int) -> "TorchFunction":
+        """The Taylor expansion about `params_0`; see `taylor_expand`."""
+        start = self.theta(params_0)
+
+        def terms(x: Any, step: Any, order: int) -> Callable:
+            if order == 0:
+                return lambda theta: (self.outputs(theta, x),)
+            lower = terms(x, step, order - 1)
+
+            def all_terms(theta: Any) -> tuple:
+                values, slopes = _jvp(lower, theta, step)
+                return (*values, slopes[-1] / order)  # the k-th term carries 1/k!, one factor for each level
+
+            return all_terms
+
+        def apply(params: Any, x: Any) -> Any:
+            real = lambda p: _torch().view_as_real(p) if p.is_complex() else p
+            step = {name: real(params[name]) - start[name] for name in start}
+            return sum(terms(x, step, order)(start))
+
+        return replace(self, apply=apply)
+
+    def check_independent(self, theta: dict[str, Any], x: Any) -> int:
+        """The number of outputs; raises if the output of an example depends on the rest of the batch, or on chance."""
+        torch = _torch()
+        wave = lambda p: 0.1 * torch.sin(1 + torch.arange(p.numel(), device=p.device)).reshape(p.shape).to(p.dtype)
+        theta = {name: p * (1 + wave(p)) if p.any() else wave(p) for name, p in theta.items()}
+        is_token = lambda a: not a.is_floating_point() or bool((a == a.round()).all())  # whole numbers may be tokens
+        altered = lambda a: (a[..., :1].expand(a.shape) if a.ndim > 1 else a) if is_token(a) else 2 * a + 1
+        three = jax.tree.map(lambda a: torch.cat([a[:1], a[-1:], altered(a[:1])]), x)
+        together = self.outputs(theta, jax.tree.map(lambda a: torch.cat([a] * 8), three))  # chance must hit one of them
+        alone = torch.cat([self.outputs(theta, a) for a in _tiles(three, 1)])
+        gap = (together - alone.repeat(8, 1)).abs().nan_to_num(0.0)
+        size = together.abs().nan_to_num(0.0, posinf=0.0).max().clamp(min=torch.finfo(gap.dtype).tiny)
+        checks.independent(float(gap.max() / size), max(torch.finfo(dtype).eps for dtype in self.dtypes.values()))
+        return alone.shape[1]
 
 
-def torch_ntk(f: TorchFunction, params: Any, x1: Any, x2: Any, *, method: str, full: bool, memory: int) -> np.ndarray:
-    """Theta of (n1, n2), or (n1, n2, o, o) if `full`; see `empirical_ntk`."""
-    checks.one_of(method, "method for a PyTorch module", METHODS)
-    symmetric, x2 = x2 is None, x1 if x2 is None else x2
-    params, x1, x2 = f.tensors(params), f.tensor(x1), f.tensor(x2)
-    n_outputs = _check_independent(f, params, x1)
-    size = sum(p.numel() * p.element_size() for p in params.values())
-    tile = max(1, int(memory / 2 / (n_outputs * size)))
-    block = _products if method == "vector_product" else _jacobians
-    rows = [[block(f, params, a, b) for b in x2.split(tile)] for a in x1.split(tile)]
-    kernel = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
-    if symmetric:
-        kernel = (kernel + kernel.transpose(1, 0, 3, 2)) / 2
-    return kernel if full else np.einsum("ijaa->ij", kernel) / n_outputs
-
-
-def torch_product(f: TorchFunction, params: Any, x1: Any, x2: Any) -> Callable:
-    """v -> Theta(x1, x2) v; see `ntk_vector_product`."""
-    func = _torch().func
-    params, x1, x2 = f.tensors(params), f.tensor(x1), f.tensor(x1 if x2 is None else x2)
-    _check_independent(f, params, x1)
-
-    def product(v: Any) -> np.ndarray:
-        out, pull = func.vjp(lambda p: f.outputs(p, x2), params)
-        if tuple(np.shape(v)) != tuple(out.shape):
-            raise ValueError(f"Expected v of the shape {tuple(out.shape)} of f(params, x2), got {np.shape(v)}.")
-        return func.jvp(lambda p: f.outputs(p, x1), (params,), pull(f.tensor(v)))[1].detach().cpu().numpy()
-
-    return product
-
-
-def torch_expansion(f: TorchFunction, params_0: Any, order: int) -> TorchFunction:
-    """The Taylor expansion of f about `params_0`; see `taylor_expand`."""
-    func = _torch().func
-    start = f.tensors(params_0)
-
-    def terms(x: Any, step: Any, order: int) -> Callable:
-        if order == 0:
-            return lambda params: (f.apply(params, x),)
-        lower = terms(x, step, order - 1)
-
-        def all_terms(params: Any) -> tuple:
-            values, slopes = func.jvp(lower, (params,), (step,))
-            return (*values, slopes[-1] / order)  # the k-th term carries 1/k!, one factor for each level
-
-        return all_terms
-
-    def apply(params: Any, x: Any) -> Any:
-        step = {name: params[name] - start[name] for name in start}
-        return sum(terms(x, step, order)(start))
-
-    return TorchFunction(apply, f.dtype, f.device)
-
-
-def _jacobians(f, params, x1, x2):
+def _contracted_jacobians(f, theta, x1, x2):
     torch = _torch()
-    rows = torch.func.vmap(torch.func.jacrev(lambda p, x: f.outputs(p, x[None])[0]), (None, 0))
-    parts = zip(*(j.values() for j in (rows(params, x1), rows(params, x2))))
-    kernel = torch.stack([torch.einsum("iap,jbp->ijab", a.flatten(2), b.flatten(2)) for a, b in parts]).sum(0)
-    return kernel.detach().cpu().numpy()
+    parts = zip(*(_jacobian(f, theta, x) for x in (x1, x2)))
+    return _numpy(torch.stack([torch.einsum("iap,jbp->ijab", a, b) for a, b in parts]).sum(0))
 
 
-def _products(f, params, x1, x2):
+def _jacobian(f: TorchFunction, theta: dict[str, Any], x: Any) -> list[Any]:
+    """(n, o, size) for each parameter, side by side where PyTorch can, as it cannot for most recurrent networks."""
+    func = _torch().func
+    one = lambda theta, x: f.outputs(theta, jax.tree.map(lambda a: a[None], x))[0]
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = func.vmap(func.jacrev(one), (None, 0))(theta, x)
+    except (RuntimeError, NotImplementedError):
+        found = [_gradients(f, theta, example) for example in _tiles(x, 1)]
+        found = {name: _torch().stack([row[name] for row in found]) for name in theta}
+    precise = lambda j: j.flatten(2).to(_torch().promote_types(j.dtype, _torch().float32))
+    parts = [precise(j) for j in found.values()]
+    top = max((j.dtype for j in parts), key=lambda dtype: dtype.itemsize)
+    return [j.to(top) for j in parts]
+
+
+def _gradients(f, theta, x):
+    theta = {name: p.clone().requires_grad_() for name, p in theta.items()}
+    options = dict(retain_graph=True, allow_unused=True, materialize_grads=True)
+    rows = [_torch().autograd.grad(out, [*theta.values()], **options) for out in f.outputs(theta, x)[0]]
+    return {name: _torch().stack(column) for name, column in zip(theta, zip(*rows))}
+
+
+def _products(f, theta, x1, x2):
     torch = _torch()
 
     def column(x, unit):
-        _, pull = torch.func.vjp(lambda p: f.outputs(p, x[None])[0], params)
-        return torch.func.jvp(lambda p: f.outputs(p, x1), (params,), pull(unit))[1]
+        _, pull = torch.func.vjp(lambda p: f.outputs(p, x), theta)
+        return _jvp(lambda p: f.outputs(p, x1), theta, pull(unit[None])[0])[1]
 
-    units = torch.eye(f.outputs(params, x2[:1]).shape[1], dtype=f.dtype, device=f.device)
-    columns = torch.func.vmap(torch.func.vmap(column, (None, 0)), (0, None))(x2, units)  # (n2, o, n1, o)
-    return columns.permute(2, 0, 3, 1).detach().cpu().numpy()
+    units = torch.eye(f.outputs(theta, x2).shape[1], dtype=f.outputs(theta, x2).dtype, device=f.device)
+    columns = torch.stack([torch.stack([column(x, unit) for unit in units]) for x in _tiles(x2, 1)])  # (n2, o, n1, o)
+    return _numpy(columns.permute(2, 0, 3, 1))
 
 
-def _check_independent(f, params, x) -> int:
-    """The number of outputs; raises if the output of an example depends on the rest of the batch."""
+def _jvp(f: Callable, theta: Any, step: Any) -> tuple[Any, Any]:
+    """(f, Df[step]); where PyTorch has no forward mode, by the transpose of the transpose."""
     torch = _torch()
-    together = torch.cat([x[:1], x[-1:], 2 * x[:1] + 1])
-    out, pull = torch.func.vjp(lambda x: f.outputs(params, x), together)
-    weights = torch.zeros_like(out)
-    weights[0] = torch.sin(1 + torch.arange(out.shape[1], dtype=out.dtype, device=out.device))
-    slopes = pull(weights)[0].abs()
-    own, eps = slopes[0].max().clamp(min=torch.finfo(out.dtype).tiny), torch.finfo(out.dtype).eps
-    checks.independent(float(slopes[1:].max() / own), eps)
-    return out.shape[1]
+    try:
+        return torch.func.jvp(f, (theta,), (step,))
+    except NotImplementedError:
+        out, pull = torch.func.vjp(f, theta)
+        zeros = jax.tree.map(torch.zeros_like, out)
+        return out, torch.func.vjp(lambda u: pull(u)[0], zeros)[1](step)[0]
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by operations that have all derivatives."""
+    torch = _torch()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _count(x: Any) -> int:
+    return len(jax.tree.leaves(x)[0])
+
+
+def _tiles(x: Any, size: int) -> list[Any]:
+    return [jax.tree.map(lambda a, i=i: a[i : i + size], x) for i in range(0, _count(x), size)]
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    """A copy; numpy has no bfloat16."""
+    tensor = tensor.detach().cpu()
+    return np.array(tensor.float() if tensor.dtype == _torch().bfloat16 else tensor)
 
 
 def _torch() -> Any:
     try:
         import torch
+        import torch.nn.attention
     except ImportError as error:
         raise ImportError(
             "Expected PyTorch to be installed for models of PyTorch, got none. Install it: pip install torch"
