@@ -72,6 +72,7 @@ class State:
         return dataclasses.replace(self, **changes)
 
 
+@jax.jit
 def start(theta: Any, key: Array, task: Task) -> State:
     """The state before the first record, which must be taken before the first step: it fills in the references."""
     n, dtype = count(task.x), task.y.dtype
@@ -127,16 +128,14 @@ def _step(f, state, task):
     if task.batch_size is not None:
         order, chosen = _batch(state, count(x), task.batch_size)
         x, y = jax.tree.map(lambda a: a[chosen], (x, y))
-    descend = lambda f, *model: _descend(lambda theta: task.loss(f(theta, x), y, batch=True), *model, task)
-    theta, memory, loss = descend(f, state.theta, state.memory)
+    descend = lambda f, model: _descend(lambda theta: task.loss(f(theta, x), y, batch=True), model, task)
+    (theta, memory), loss = descend(f, (state.theta, state.memory))
     new = state.replace(theta=theta, memory=memory, order=order, step=state.step + 1)
     new = new.replace(diverged_at=_first(state.diverged_at, state.step, loss, state.ceiling))
     if state.twin is None:
         return new
-    *twin, loss = descend(linearize(f, state.theta_0), *state.twin)
-    return new.replace(
-        twin=tuple(twin), twin_diverged_at=_first(state.twin_diverged_at, state.step, loss, state.ceiling)
-    )
+    twin, loss = descend(linearize(f, state.theta_0), state.twin)
+    return new.replace(twin=twin, twin_diverged_at=_first(state.twin_diverged_at, state.step, loss, state.ceiling))
 
 
 def _batch(state, n, batch_size):
@@ -146,17 +145,18 @@ def _batch(state, n, batch_size):
     return order, jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
 
 
-def _descend(objective, theta, memory, task):
+def _descend(objective, model, task):
+    theta, memory = model
     with reverse_mode():
         loss, slope = jax.value_and_grad(objective)(theta)
     if task.optimizer is not None:
         update, memory = task.optimizer[1](slope, memory, theta)
-        return jax.tree.map(jnp.add, theta, update), memory, loss
+        return (jax.tree.map(jnp.add, theta, update), memory), loss
     scaled = lambda rate, array: jnp.asarray(rate).astype(array.dtype) * array
     if task.momentum is not None:
         slope = memory = jax.tree.map(lambda m, g: scaled(task.momentum, m) + g, memory, slope)
     step = jax.tree.map(lambda rate, part: jax.tree.map(lambda g: scaled(rate, g), part), task.lr, slope)
-    return jax.tree.map(jnp.subtract, theta, step), memory, loss
+    return (jax.tree.map(jnp.subtract, theta, step), memory), loss
 
 
 def _first(diverged_at, step, loss, ceiling):

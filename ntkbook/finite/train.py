@@ -26,6 +26,7 @@ from .functions import (
     count,
     init_and_apply,
     initial_params,
+    outputs_now,
     outputs_of,
     prepare,
     prepare_many,
@@ -186,7 +187,7 @@ def _task(row: Callable, theta: Any, params: Any, x: Examples, y: Any, chosen: S
         same_features(x, x_test)
     elif y_test is not None:
         raise ValueError("Expected x_test with y_test, got y_test alone.")
-    outputs = lambda x: jax.eval_shape(outputs_of, row, theta, x)
+    outputs = lambda x: outputs_now.eval_shape(row, theta, x)
     is_flat = y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.floating)
     y = history.aligned(y, outputs(x))
     sizes = {n, chosen.batch_size or n}
