@@ -49,6 +49,23 @@ def prepare(f: Callable, params: Any, x: Examples) -> tuple[Callable, Any, Calla
     return row, theta, rebuild
 
 
+def are_apart(f: Callable, params: Any, x: Examples) -> bool:
+    """Does f treat each example on its own? Asked with other numbers where these are not known yet, as under `jit`."""
+
+    def known(a: Any) -> Any:
+        if checks.is_concrete(a):
+            return a
+        is_float = jnp.issubdtype(a.dtype, jnp.inexact)
+        return (jnp.sin(1.0 + jnp.arange(a.size)) if is_float else jnp.zeros(a.size)).reshape(a.shape).astype(a.dtype)
+
+    try:
+        with jax.ensure_compile_time_eval():
+            row, _, _ = prepare(f, *jax.tree.map(known, (params, x)))
+    except (TypeError, ValueError):
+        return False
+    return checks.is_concrete(row)
+
+
 def prepare_many(f: Callable, params: Any, x: Examples) -> tuple[Callable, Any, Callable]:
     """`prepare` for many networks: all leaves of params and of theta have the network axis in front.
 

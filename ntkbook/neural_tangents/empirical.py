@@ -131,7 +131,7 @@ def _is_apart(f: Callable, params: Any, x: Any, vmap_axes: Any) -> bool:
     try:
         out = jax.eval_shape(f, params, x)
         is_one = isinstance(out, jax.ShapeDtypeStruct) and out.ndim > 0 and out.shape[0] == len(x)
-        return is_one and functions.coupling(functions.as_function(f), params, x) is None
+        return is_one and functions.are_apart(f, params, x)
     except (TypeError, ValueError):
         return False
 
