@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from ntkbook.finite.empirical import METHODS, empirical_nngp, empirical_ntk, ntk_vector_product
+from ntkbook.dynamics.fluctuations import monte_carlo_kernel
+from ntkbook.finite import functions
+from ntkbook.finite.empirical import METHODS, _empirical_ntk, empirical_nngp, empirical_ntk, ntk_vector_product
 from ntkbook.finite.linearize import linearize, taylor_expand
 from ntkbook.finite.train import Diverged, train, train_ensemble
 
@@ -130,6 +132,26 @@ def test_what_a_function_closes_over_is_freed(wrap):
     assert [ref() is None for ref in found] == [True, True]
 
 
+def test_a_call_costs_one_trace_and_the_same_operations_compile_once():
+    traced = []
+
+    def made(scale):
+        return lambda w, x: (traced.append(len(x)), jnp.sin(x @ w) * scale)[1]
+
+    f, large = made(jnp.array(1.0)), made(jnp.array(3.0))
+    once = empirical_ntk(f, W, X)
+    assert sorted(set(traced)) == [1, 3]  # alone, and in the batch that is compared with it
+    traced.clear()
+    compiled, known = _empirical_ntk._cache_size(), len(functions._SEEN)
+    np.testing.assert_allclose(empirical_ntk(f, W, X), once, rtol=0)
+    assert traced == [1]
+    np.testing.assert_allclose(empirical_ntk(large, W, X), 9 * once, rtol=1e-12)
+    assert _empirical_ntk._cache_size() == compiled and len(functions._SEEN) == known + 1
+    del large
+    gc.collect()
+    assert len(functions._SEEN) <= known
+
+
 # Examples that see each other, with or without a slope.
 
 
@@ -174,8 +196,12 @@ def test_a_last_layer_of_zeros_hides_nothing():
 # Precision of the parameters, and of the compute.
 
 
-@pytest.mark.parametrize("compute, eps", [(jnp.bfloat16, 2**-7), (jnp.float16, 2**-10)])
-def test_half_precision_inside(compute, eps):
+@pytest.mark.parametrize(
+    "compute, eps, methods",
+    [(jnp.bfloat16, 2**-7, METHODS), (jnp.float16, 2**-10, ("auto",))],
+    ids=["bfloat16", "float16"],
+)
+def test_half_precision_inside(compute, eps, methods):
     random = np.random.default_rng(0)
     params = [jnp.asarray(random.normal(size=s), jnp.float32) for s in [(4, 16), (16,), (16, 2)]]
     x = jnp.asarray(random.normal(size=(5, 4)), jnp.float32)
@@ -185,10 +211,12 @@ def test_half_precision_inside(compute, eps):
         return jnp.tanh(x.astype(dtype) @ A / 2 + b) @ (B / 4)
 
     exact = empirical_ntk(lambda p, x: f(p, x, jnp.float32), params, x)
-    for method in METHODS:
+    for method in methods:
         kernel = empirical_ntk(f, params, x, method=method)
         assert kernel.dtype == jnp.float32
         np.testing.assert_allclose(kernel, exact, atol=8 * eps * float(exact.max()))
+    found = monte_carlo_kernel((lambda key, _: (None, params), f), jax.random.key(0), 2, x)
+    np.testing.assert_allclose(found.mean, kernel, rtol=1e-5)
     run = train(f, params, x, x[:, :2], lr=0.01, steps=3, record=("loss", "kernels", "linearized"))
     assert run.loss.dtype == jnp.float32 and run.loss[-1] < run.loss[0]
     half = jax.tree.map(lambda a: a.astype(compute), params)
@@ -206,16 +234,17 @@ def test_tokens_and_trees_of_inputs():
     g = lambda w, x: f(w, {"tokens": x[0], "mask": x[1]})
     counts = jnp.einsum("nt,ntk->nk", mask, jax.nn.one_hot(tokens, 3))
     y = jnp.array([[1.0], [0.0]])
-    for function, x in ((f, {"tokens": tokens, "mask": mask}), (g, (tokens, mask))):
-        for method in METHODS:
-            np.testing.assert_allclose(empirical_ntk(function, table, x, method=method), counts @ counts.T)
-            np.testing.assert_allclose(empirical_ntk(function, table, x, x, method=method, memory=1), counts @ counts.T)
-        np.testing.assert_allclose(empirical_nngp(function, table, x), (counts @ table) @ (counts @ table).T)
-        np.testing.assert_allclose(linearize(function, table)(2 * table, x), 2 * counts @ table)
-        np.testing.assert_allclose(ntk_vector_product(function, table, x)(y), counts @ counts.T @ y)
-        run = train(function, table, x, y, lr=0.1, steps=1, x_test=x, batch_size=2, record=("outputs", "kernels"))
-        step = 0.1 * counts.T @ (counts @ table - y)
-        np.testing.assert_allclose(run.outputs_test[-1], counts @ (table - step), rtol=1e-12)
+    x, pair = {"tokens": tokens, "mask": mask}, (tokens, mask)
+    for method in METHODS:
+        np.testing.assert_allclose(empirical_ntk(f, table, x, method=method), counts @ counts.T)
+    for function, inputs in ((f, x), (g, pair)):
+        np.testing.assert_allclose(empirical_ntk(function, table, inputs, inputs, memory=1), counts @ counts.T)
+        np.testing.assert_allclose(linearize(function, table)(2 * table, inputs), 2 * counts @ table)
+    np.testing.assert_allclose(empirical_nngp(g, table, pair), (counts @ table) @ (counts @ table).T)
+    np.testing.assert_allclose(ntk_vector_product(g, table, pair)(y), counts @ counts.T @ y)
+    run = train(f, table, x, y, lr=0.1, steps=1, x_test=x, batch_size=2, record=("outputs", "kernels"))
+    step = 0.1 * counts.T @ (counts @ table - y)
+    np.testing.assert_allclose(run.outputs_test[-1], counts @ (table - step), rtol=1e-12)
 
 
 # Loops of unknown length, and whole numbers.
