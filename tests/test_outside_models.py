@@ -90,6 +90,28 @@ def test_flax_nnx(data):
     np.testing.assert_allclose(g(params, data[0]), f(params, data[0]), rtol=1e-12)
 
 
+def test_what_a_model_of_flax_holds_is_read_at_each_call(data):
+    x, w = jnp.asarray(data[0]), jnp.ones((3, 1))
+
+    class Scaled(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Variable(jnp.array(1.0))
+
+        def __call__(self, w, x):
+            return self.scale[...] * (x @ w)
+
+    model, stats = Scaled(), {"mean": jnp.zeros(3)}
+    at_rest = linen.BatchNorm(use_running_average=True, dtype=jnp.float64)
+    normalized = lambda params, x: at_rest.apply({"params": params, "batch_stats": {**stats, "var": jnp.ones(3)}}, x)
+    ones = {"scale": jnp.ones(3), "bias": jnp.zeros(3)}
+    before = empirical_ntk(model, w, x)
+    centered = lambda mean: ((x - mean) @ (x - mean).T / (1 + 1e-5) + 3) / 3
+    np.testing.assert_allclose(empirical_ntk(normalized, ones, x), centered(0.0), rtol=1e-10)
+    model.scale[...], stats["mean"] = jnp.array(3.0), jnp.full(3, 2.0)
+    np.testing.assert_allclose(empirical_ntk(model, w, x), 9 * before, rtol=1e-12)
+    np.testing.assert_allclose(empirical_ntk(normalized, ones, x), centered(2.0), rtol=1e-10)
+
+
 def test_equinox(data):
     model = eqx.nn.MLP(3, 2, 6, 1, activation=jnp.tanh, key=jax.random.key(0), dtype=jnp.float64)
     params, static = eqx.partition(model, eqx.is_inexact_array)
