@@ -144,7 +144,7 @@ def train_ensemble(
     >>> init = lambda key, shape: (shape, jax.random.normal(key, (1, 1)))
     >>> x, y = jnp.ones((1, 1)), jnp.ones((1, 1))
     >>> run = train_ensemble((init, lambda w, x: x @ w), jax.random.key(0), 3, x, y, lr=1.0, steps=1)
-    >>> run.outputs[:, -1, 0, 0].tolist()
+    >>> run.outputs[:, -1, 0, 0].round(6).tolist()
     [1.0, 1.0, 1.0]
 
     Raises:
