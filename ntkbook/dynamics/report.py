@@ -17,7 +17,8 @@ from jaxtyping import Array
 
 from .. import checks
 from ..finite.empirical import empirical_ntk
-from ..finite.functions import Examples, as_function, outputs_of, partition
+from ..finite.functions import Examples, prepare
+from ..finite.linearize import moves
 from ..finite.torch_models import TorchFunction
 from ..pytrees import pytree, static
 from .gradient import max_learning_rate
@@ -155,13 +156,13 @@ def report(
 
 def _shares(f, params, x):
     """(names, shares) of the layers: parameters that stand together in the tree, or under one prefix of a module."""
-    is_float = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    names = [_layer_of(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if is_float(leaf)]
+    names = [_layer_of(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if moves(leaf)]
     layers = tuple(dict.fromkeys(names))
     if isinstance(f, TorchFunction):
         sizes = [_trace_of_part(f, params, {n for n in params if _layer_of((n,)) == layer}, x) for layer in layers]
     else:
-        squares = _squares(as_function(f), params, x)
+        row, theta, _ = prepare(f, params, x)
+        squares = _squares(row, theta, x)
         sizes = [sum(float(square) for name, square in zip(names, squares) if name == layer) for layer in layers]
     return layers, np.array(sizes) / (sum(sizes) or 1.0)
 
@@ -176,18 +177,12 @@ def _layer_of(path):
 
 
 @jax.jit
-def _squares(function, params, x):
+def _squares(row, theta, x):
     """The sum of squared derivatives of all outputs in each array of the parameters: its part of the trace."""
-    theta, rebuild = partition(params)
-
-    def of_one(one):
-        rows = jax.jacrev(lambda theta: outputs_of(function, rebuild(theta), one[None])[0])(theta)
-        return [jnp.square(row).sum() for row in rows]
-
+    of_one = lambda one: [jnp.square(slope).sum() for slope in jax.tree.leaves(jax.jacrev(row)(theta, one))]
     return [squares.sum() for squares in jax.lax.map(of_one, x)]
 
 
 def _trace_of_part(f, params, names, x):
-    fixed = f.tensors({name: value for name, value in params.items() if name not in names})
-    part = TorchFunction(lambda free, x: f.apply({**fixed, **free}, x), f.dtype, f.device)
-    return float(np.trace(empirical_ntk(part, {name: params[name] for name in names}, x)))
+    part = {name: params[name] for name in names}
+    return float(np.trace(empirical_ntk(f.part(params, names), part, x)))

@@ -98,13 +98,23 @@ class TorchFunction:
         real = lambda p: torch.view_as_real(p) if p.is_complex() else p
         return {name: real(tensor(name, dtype)) for name, dtype in self.dtypes.items()}
 
+    def as_params(self, theta: dict[str, Any]) -> dict[str, Any]:
+        """The way back from `theta`."""
+        as_complex = _torch().view_as_complex
+        return {name: as_complex(p) if self.dtypes[name].is_complex else p for name, p in theta.items()}
+
+    def part(self, params: Any, names: set[str]) -> "TorchFunction":
+        """The function of the parameters of these names alone; the others stay as they are in `params`."""
+        fixed = {name: p for name, p in self.as_params(self.theta(params)).items() if name not in names}
+        dtypes = {name: dtype for name, dtype in self.dtypes.items() if name in names}
+        return replace(self, apply=lambda free, x: self.apply({**fixed, **free}, x), dtypes=dtypes)
+
     def outputs(self, theta: dict[str, Any], x: Any) -> Any:
         """(n, o), as a tensor of at least float32."""
         torch, n = _torch(), _count(x)
-        params = {name: torch.view_as_complex(p) if self.dtypes[name].is_complex else p for name, p in theta.items()}
         try:
             with _plain_attention():
-                out = self.apply(params, x)
+                out = self.apply(self.as_params(theta), x)
         except RuntimeError as error:
             if "dtype" not in str(error):
                 raise
