@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .controls import Control
-from .picture import Picture, png_bytes
+from .picture import Picture, png_bytes, small_png
 from .spec import PanelSpec
 
 # Sharpest first: dots per dot of the page, and colours (None: all of them). The first that fits the budget is taken.
@@ -115,11 +115,10 @@ def _layers(picture: Picture, moves: Sequence[Any]) -> Iterator[tuple[np.ndarray
 def _small(rgba: np.ndarray, colours: int | None) -> str:
     """The smallest encoding of a flat picture: lossless WebP, or a PNG of few colours."""
     out, image = io.BytesIO(), Image.fromarray(rgba)
-    if colours is None:
-        image.save(out, "WEBP", lossless=True, method=2)
-        return _address("webp", out.getvalue())
-    image.quantize(colours, method=Image.Quantize.FASTOCTREE).save(out, "PNG", optimize=True)
-    return _address("png", out.getvalue())
+    if colours is not None:
+        return _address("png", small_png(image, colours))
+    image.save(out, "WEBP", lossless=True, method=2)
+    return _address("webp", out.getvalue())
 
 
 def _address(kind: str, content: bytes) -> str:

@@ -3,16 +3,18 @@
 import asyncio
 import base64
 import functools
+import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .bake import Baked, bake
 from .controls import Control, Number, Range
-from .picture import DOTS_PER_INCH, Picture
+from .picture import DOTS_PER_INCH, Picture, small_png
 from .spec import Build, Compute, PanelSpec, Reading, Update
 
 REST = 0.25  # seconds without a move, after which a draft gives way to the full picture
@@ -178,6 +180,10 @@ class Panel:
         self._png = self._png or self.picture().png()
         return self._png  # pyright: ignore
 
+    def _small_png(self) -> bytes:
+        with Image.open(io.BytesIO(self.png())) as image:
+            return small_png(image)
+
     @_one_at_a_time
     def picture(self, *, is_draft: bool = False) -> Picture:
         """The picture of the present state, as an object: kept, and moved in place."""
@@ -228,7 +234,7 @@ class Panel:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """A live widget where there is a kernel; elsewhere a picture, and failing that one line of text."""
-        bundle = {"text/plain": repr(self), "image/png": base64.b64encode(self.png()).decode()}
+        bundle = {"text/plain": repr(self), "image/png": base64.b64encode(self._small_png()).decode()}
         view = self.view()
         if view is not None:
             bundle |= view.bundle()
