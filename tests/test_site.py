@@ -3,11 +3,14 @@
 `tests/browser/test_site.py` builds the pages and opens each of them.
 """
 
+import doctest
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
 
 from ntkbook.panels import PANELS
 
@@ -83,3 +86,14 @@ def test_serving_needs_a_site(tmp_path):
     command = [sys.executable, "tools/build_site.py", "--serve", "--to", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr == "There is no site yet: make site.\n"
+
+
+def test_the_cells_of_the_questions_run():
+    text = (ROOT / "docs" / "questions.md").read_text()
+    assert len(re.findall(r"^## \d+\. ", text, re.M)) == 15
+    cells = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
+    test = doctest.DocTestParser().get_doctest(cells, {}, "questions", "docs/questions.md", 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    with jax.enable_x64(jax.config.jax_enable_x64):  # the cells switch it on for themselves alone
+        result = runner.run(test)
+    assert result.attempted > 45 and result.failed == 0

@@ -106,9 +106,10 @@ def page(notebook, path, fragments):
     """A notebook as the site shows it: panels baked, plumbing folded, doors under the title."""
     up = "../" * len(path.relative_to(ROOT / "notebooks").parts)
     names = {}
-    for cell in notebook["cells"]:
+    for where, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] != "code":
             continue
+        cell["metadata"]["mystnb"] = {"image": {"alt": described(notebook["cells"], where)}}
         name, names = panel_of("".join(cell["source"]), names)
         if cell.get("metadata", {}).get("jupyter", {}).get("source_hidden"):
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
@@ -118,10 +119,33 @@ def page(notebook, path, fragments):
                 output["data"] = {"text/html": placeholder(name, fragments[name], up)}
                 output["metadata"] = {}
             data.pop(WIDGET, None)
+    for cell in notebook["cells"]:  # the doors say it
+        if cell["cell_type"] == "markdown":
+            cell["source"] = re.sub(r" On Binder the address is\s.*?hosts\s+the\s+copy\.", "", "".join(cell["source"]))
     first = notebook["cells"][0]
     title, _, rest = "".join(first["source"]).partition("\n")
     first["source"] = f"{title}\n\n{site_pages.doors(path, ROOT)}\n{rest}"
     return notebook
+
+
+def described(cells, where):
+    """Words for the pictures of a cell: the caption under it, or else what its axes say; and the section."""
+    before = [
+        line
+        for cell in cells[:where]
+        if cell["cell_type"] == "markdown"
+        for line in "".join(cell["source"]).splitlines()
+    ]
+    section = next((line.lstrip("# ") for line in reversed(before) if line.startswith("#")), "")
+    after = (
+        "".join(cells[where + 1]["source"])
+        if cells[where + 1 :] and cells[where + 1]["cell_type"] == "markdown"
+        else ""
+    )
+    caption = re.match(r"\*([^*].*?)\*(?!\*)", after, re.S)
+    axes = re.findall(r'plots\.frame\(\s*\w+,\s*"([^"]*)",\s*"([^"]+)"', "".join(cells[where]["source"]))
+    words = caption[1] if caption else "; ".join(f"{y} against {x}" if x else y for x, y in dict.fromkeys(axes))
+    return re.sub(r"[\s$`\\*]+", " ", f"Figure in “{section}”: {words}".rstrip(": ") + ".").replace("..", ".")
 
 
 def copy_notebooks(html):

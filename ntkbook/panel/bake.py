@@ -189,7 +189,7 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
   const picture = box.querySelector('.ntkbook-picture'), back = picture.querySelector('img');
   const reading = box.querySelector('.ntkbook-reading'), alt = back.alt;
   const front = back.cloneNode();
-  front.alt = '';
+  front.alt = ''; front.setAttribute('aria-hidden', 'true');
   front.style.position = 'absolute'; front.style.left = 0; front.style.top = 0;
   picture.append(front);
   const row = document.createElement('div');
