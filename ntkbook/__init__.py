@@ -53,6 +53,7 @@ from .networks.layers import Dense as Dense
 from .networks.layers import LayerNorm as LayerNorm
 from .networks.layers import Repeat as Repeat
 from .networks.layers import Residual as Residual
+from .networks.layers import Sum as Sum
 from .networks.layers import serial as serial
 from .networks.propagation import phase as phase
 from .networks.quadrature import Elementwise as Elementwise

@@ -46,44 +46,55 @@ _ARCCOS_FLOAT64 = (
 )
 
 
-def _one_minus(a):
-    return jnp.maximum(1 - a, 0)  # a cosine can round to just above 1
+NEAR = 1e-3  # 1 - cos below which an angle is taken from the distance of its points
 
 
-@jax.custom_jvp
 def arccos(c: Float[Array, "..."]) -> Float[Array, "..."]:
     """The angle in [0, pi] whose cosine is `c`; a `c` that rounds to outside of [-1, 1] counts as the end point.
 
     Prevents: NaN beyond the end points, and the infinite derivative at them (zero here, as on any path along
     which the two points stay parallel).
     """
-    a = jnp.abs(c)
-    coefficients = _ARCCOS_FLOAT64 if c.dtype == jnp.float64 else _ARCCOS_FLOAT32
-    u = 2 * a - 1
-    polynomial = jnp.full_like(u, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
-        polynomial = polynomial * u + coefficient
-    acute = jnp.sqrt(_one_minus(a)) * polynomial
-    return jnp.where(c < 0, jnp.pi - acute, acute)
+    return angle(c, _one_minus(c))
 
 
-@arccos.defjvp
-def _(primals, tangents):
-    (c,), (dc,) = primals, tangents
-    return arccos(c), -dc * reciprocal(sine(c))
+def sine(c: Float[Array, "..."]) -> Float[Array, "..."]:
+    """sqrt(1 - c^2), the sine of the angle whose cosine is `c`. Prevents the same NaN as `arccos`."""
+    return sine_of_angle(c, _one_minus(c))
+
+
+def _one_minus(c):
+    return jax.lax.stop_gradient(jnp.maximum(1 - jnp.abs(c), 0))  # a cosine can round to just above 1
 
 
 @jax.custom_jvp
-def sine(c: Float[Array, "..."]) -> Float[Array, "..."]:
-    """sqrt(1 - c^2), the sine of the angle whose cosine is `c`. Prevents the same NaN as `arccos`."""
-    a = jnp.abs(c)
-    return jnp.sqrt(_one_minus(a)) * jnp.sqrt(1 + a)
+def angle(c: Float[Array, "..."], gap: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`arccos(c)` where gap = 1 - |c| is known with digits that c has lost; its derivative is that in c."""
+    coefficients = _ARCCOS_FLOAT64 if c.dtype == jnp.float64 else _ARCCOS_FLOAT32
+    u = 1 - 2 * gap
+    polynomial = jnp.full_like(u, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        polynomial = polynomial * u + coefficient
+    acute = jnp.sqrt(gap) * polynomial
+    return jnp.where(c < 0, jnp.pi - acute, acute)
 
 
-@sine.defjvp
+@angle.defjvp
 def _(primals, tangents):
-    (c,), (dc,) = primals, tangents
-    s = sine(c)
+    (c, gap), (dc, _) = primals, tangents
+    return angle(c, gap), -dc * reciprocal(sine_of_angle(c, gap))
+
+
+@jax.custom_jvp
+def sine_of_angle(c: Float[Array, "..."], gap: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`sine(c)` where gap = 1 - |c| is known with digits that c has lost; its derivative is that in c."""
+    return jnp.sqrt(gap) * jnp.sqrt(2 - gap)
+
+
+@sine_of_angle.defjvp
+def _(primals, tangents):
+    (c, gap), (dc, _) = primals, tangents
+    s = sine_of_angle(c, gap)
     return s, -c * dc * reciprocal(s)
 
 
@@ -123,3 +134,35 @@ def cosine(q1: Float[Array, "..."], q2: Float[Array, "..."], k: Float[Array, "..
     multiplied first: then exchanging the points changes no bit.
     """
     return k * (_reciprocal_of_root(safe_sqrt(q1)) * _reciprocal_of_root(safe_sqrt(q2)))
+
+
+def gap_of_cosine(q1: Array, q2: Array, c: Array, distance: Array) -> Array:
+    """1 - |c| of two points, with all its digits where they are near: there from E[(u - v)^2] = q1 + q2 - 2k.
+
+    Prevents: angles of the size sqrt(eps) between points that coincide or are opposite up to rounding, which kinks
+    would turn into errors of that size, and jumps into their roots.
+    """
+    eps = jnp.finfo(c.dtype).eps
+    far = jnp.maximum(1 - jnp.abs(c), 0)
+    far = jnp.where(far < 8 * eps, 0, far)
+    scale = _reciprocal_of_root(safe_sqrt(q1)) * _reciprocal_of_root(safe_sqrt(q2)) / 2
+    is_near = (c > 0.5) & (distance * scale < NEAR)
+    return jax.lax.stop_gradient(jnp.where(is_near, scale * chord(q1, q2, distance), far))
+
+
+def chord(q1: Array, q2: Array, distance: Array) -> Array:
+    """What the distance leaves of 2 (sqrt(q1 q2) - k) besides the difference of lengths; zero for parallel points."""
+    s = safe_sqrt(q1) - safe_sqrt(q2)
+    rest = distance - s * s
+    return jnp.where(rest <= 8 * jnp.finfo(distance.dtype).eps * jnp.abs(q1 - q2), 0, rest)
+
+
+@jax.custom_jvp
+def with_derivatives_of(formula: Array, value: Array) -> Array:
+    """`value`, known to more digits than the `formula` for it, whose derivatives are right."""
+    return value
+
+
+@with_derivatives_of.defjvp
+def _(primals, tangents):
+    return primals[1], tangents[0]

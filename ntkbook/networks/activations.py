@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..numerics import arccos, cosine, safe_sqrt, sine
+from ..numerics import angle, cosine, gap_of_cosine, safe_sqrt, sine_of_angle
 from ..pytrees import number, pytree
-from .kernel import Kernel, Layer, like
+from .kernel import Layer
+from .signals import Signals, like
 
 Pair = tuple[Array, Array]
+Three = tuple[Array, Array, Array]
 
 
 class Activation(Layer):
@@ -35,32 +37,53 @@ class Activation(Layer):
         """(E[phi(u)^2], E[phi'(u)^2]) for a variance q: `dual(q, q, q)` without its rounding at kinks."""
         return self.dual(q, q, q)
 
+    def dual_at_distance(self, q1: Array, q2: Array, k: Array, distance: Array) -> Three:
+        """`dual`, and E[(phi(u) - phi(v))^2]. What has kinks or jumps uses that distance = E[(u - v)^2] is exact."""
+        T, Tdot = self.dual(q1, q2, k)
+        return T, Tdot, self.distance_after(q1, q2, T, distance)
+
+    def distance_after(self, q1: Array, q2: Array, T: Array, distance: Array) -> Array:
+        """E[(phi(u) - phi(v))^2]. For near points it is E[phi'^2] times the distance, corrected for their lengths."""
+        (T1, Tdot1), (_, slope1) = jax.jvp(self.variance, (q1,), (jnp.ones_like(q1),))
+        (T2, Tdot2), (_, slope2) = jax.jvp(self.variance, (q2,), (jnp.ones_like(q2),))
+        direct = T1 + T2 - 2 * T
+        near = distance * (Tdot1 + Tdot2) / 2 + (q1 - q2) * (slope1 + slope2) / 4 * (q1 - q2)
+        return jnp.where(direct < jnp.finfo(T.dtype).eps ** 0.5 * (T1 + T2), near, direct)
+
     def init(self, key: Array, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[()]]:
         return input_shape, ()
 
     def apply(self, params: tuple[()], x: Array) -> Array:
         return self.phi(x)
 
-    def kernel(self, k: Kernel) -> Kernel:
+    def kernel(self, k: Signals) -> Signals:
         if not k.is_gaussian:
             raise ValueError(
                 f"Expected Gaussian signals before {type(self).__name__}, got raw inputs or the output of another "
                 "activation. An activation follows random weights: put Dense or Conv before it."
             )
-        T, Tdot = self.dual(k.var1, k.var2, k.nngp)
+        T, Tdot, distance = self.dual_at_distance(k.var1, k.var2, k.nngp, k.distance)
         T1, Tdot1 = self.variance(k.var1)
         T2, _ = self.variance(k.var2)
         return k.replace(
-            nngp=k.on_diagonal(T, T1),
-            ntk=k.on_diagonal(Tdot, Tdot1) * k.ntk,
+            nngp=k.on_twins(T, T1),
+            ntk=k.on_twins(Tdot, Tdot1) * k.ntk,
             var1=T1,
             var2=T2,
+            distance=jnp.where(k.distance == 0, 0, jnp.maximum(distance, 0)),
             is_gaussian=False,
-            is_fresh=False,
+            fresh=-1,
         )
 
-    def requires(self, needs: frozenset[str]) -> frozenset[str]:
-        return needs | {"variances"}
+
+class Kinked(Activation):
+    """An activation with a kink or a jump at zero: its dual is made of the angle, and has one formula near and far."""
+
+    def dual(self, q1, q2, k):
+        return self.dual_at_distance(q1, q2, k, q1 + q2 - 2 * k)[:2]
+
+    def variance(self, q):
+        raise NotImplementedError
 
 
 @pytree
@@ -73,49 +96,56 @@ class Identity(Activation):
     def dual(self, q1, q2, k):
         return k, jnp.ones_like(k)
 
-    def kernel(self, k: Kernel) -> Kernel:
+    def kernel(self, k: Signals) -> Signals:
         return k
 
+    def requires(self, needs: frozenset[str]) -> frozenset[str]:
+        return needs
 
-def _rectified(a: Array, b: Array, q1: Array, q2: Array, k: Array) -> Pair:
+
+def _rectified(a: Array, b: Array, q1: Array, q2: Array, k: Array, distance: Array) -> Three:
     """The dual of a min(x, 0) + b max(x, 0). Cho and Saul 2009, eq. 3; Tsuchida et al. 2018, eq. 8.
 
     Written as (b - a)^2 times the rectifier's dual plus a b times the identity's: exact at both ends.
     """
-    c = cosine(q1, q2, k)
-    pi_minus_angle = jnp.pi - arccos(c)
-    T = safe_sqrt(q1) * safe_sqrt(q2) * _arc_cosine(c) / (2 * jnp.pi)
-    return (b - a) ** 2 * T + a * b * k, (b - a) ** 2 * pi_minus_angle / (2 * jnp.pi) + a * b
+    s1, s2, c = safe_sqrt(q1), safe_sqrt(q2), cosine(q1, q2, k)
+    gap = gap_of_cosine(q1, q2, c, distance)
+    theta = angle(c, gap)
+    T = s1 * s2 * _arc_cosine(c, gap) / (2 * jnp.pi)
+    one_minus_c = jnp.where(c < 0, 2 - gap, gap)
+    apart = one_minus_c - (sine_of_angle(c, gap) - theta * c) / jnp.pi  # 1 - the next cosine
+    after = (b - a) ** 2 * (jnp.square(s1 - s2) / 2 + s1 * s2 * apart) + a * b * distance
+    return (b - a) ** 2 * T + a * b * k, (b - a) ** 2 * (jnp.pi - theta) / (2 * jnp.pi) + a * b, after
 
 
 @jax.custom_jvp
-def _arc_cosine(c: Array) -> Array:
+def _arc_cosine(c: Array, gap: Array) -> Array:
     """sin(angle) + (pi - angle) cos(angle); its derivative in c is pi - angle, finite also where c = 1."""
-    return sine(c) + (jnp.pi - arccos(c)) * c
+    return sine_of_angle(c, gap) + (jnp.pi - angle(c, gap)) * c
 
 
 @_arc_cosine.defjvp
 def _(primals, tangents):
-    (c,), (dc,) = primals, tangents
-    return _arc_cosine(c), (jnp.pi - arccos(c)) * dc
+    (c, gap), (dc, _) = primals, tangents
+    return _arc_cosine(c, gap), (jnp.pi - angle(c, gap)) * dc
 
 
 @pytree
-class Relu(Activation):
+class Relu(Kinked):
     """phi(x) = max(x, 0). Cho and Saul 2009, the arc-cosine kernel of order 1."""
 
     def phi(self, x):
         return jnp.maximum(x, 0)
 
-    def dual(self, q1, q2, k):
-        return _rectified(like(0.0, k), like(1.0, k), q1, q2, k)
+    def dual_at_distance(self, q1, q2, k, distance):
+        return _rectified(like(0.0, k), like(1.0, k), q1, q2, k, distance)
 
     def variance(self, q):
         return q / 2, jnp.full_like(q, 0.5)
 
 
 @pytree
-class LeakyRelu(Activation):
+class LeakyRelu(Kinked):
     """phi(x) = max(x, 0) + slope min(x, 0)."""
 
     slope: Any = number(0.01)
@@ -123,8 +153,8 @@ class LeakyRelu(Activation):
     def phi(self, x):
         return jnp.where(x > 0, x, like(self.slope, x) * x)
 
-    def dual(self, q1, q2, k):
-        return _rectified(like(self.slope, k), like(1.0, k), q1, q2, k)
+    def dual_at_distance(self, q1, q2, k, distance):
+        return _rectified(like(self.slope, k), like(1.0, k), q1, q2, k, distance)
 
     def variance(self, q):
         half = (1 + like(self.slope, q) ** 2) / 2
@@ -132,14 +162,14 @@ class LeakyRelu(Activation):
 
 
 @pytree
-class Abs(Activation):
+class Abs(Kinked):
     """phi(x) = |x|."""
 
     def phi(self, x):
         return jnp.abs(x)
 
-    def dual(self, q1, q2, k):
-        return _rectified(like(-1.0, k), like(1.0, k), q1, q2, k)
+    def dual_at_distance(self, q1, q2, k, distance):
+        return _rectified(like(-1.0, k), like(1.0, k), q1, q2, k, distance)
 
     def variance(self, q):
         return q, jnp.ones_like(q)
@@ -227,30 +257,48 @@ class Gelu(Activation):
         return T / (2 * jnp.pi), (angle + slope * bracket) / (2 * jnp.pi)
 
 
+def _angle_of(q1: Array, q2: Array, k: Array, distance: Array) -> Array:
+    c = cosine(q1, q2, k)
+    return angle(c, gap_of_cosine(q1, q2, c, distance))
+
+
 @pytree
-class Step(Activation):
-    """phi(x) = 1 for x > 0, else 0. Its slope is zero almost everywhere, so weights before it have no NTK."""
+class Step(Kinked):
+    """phi(x) = 1 for x > 0, else 0. Its slope is zero almost everywhere, so weights before it have no NTK.
+
+    >>> Step().phi(jnp.array([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 0.0, 1.0]
+    """
 
     def phi(self, x):
         return (x > 0).astype(x.dtype)
 
-    def dual(self, q1, q2, k):
-        T = (jnp.pi - arccos(cosine(q1, q2, k))) / (2 * jnp.pi)
-        return jnp.where((q1 > 0) & (q2 > 0), T, 0), jnp.zeros_like(k)
+    def dual_at_distance(self, q1, q2, k, distance):
+        theta = _angle_of(q1, q2, k, distance)
+        both, one = (q1 > 0) & (q2 > 0), (q1 > 0) | (q2 > 0)
+        T = jnp.where(both, (jnp.pi - theta) / (2 * jnp.pi), 0)
+        return T, jnp.zeros_like(k), jnp.where(both, theta / jnp.pi, jnp.where(one, 0.5, 0)).astype(k.dtype)
 
     def variance(self, q):
         return jnp.where(q > 0, 0.5, 0).astype(q.dtype), jnp.zeros_like(q)
 
 
 @pytree
-class Sign(Activation):
-    """phi(x) = 1 for x > 0, -1 for x < 0, 0 at 0. Its slope is zero almost everywhere, as that of `Step`."""
+class Sign(Kinked):
+    """phi(x) = 1 for x > 0, -1 for x < 0, 0 at 0. Its slope is zero almost everywhere, as that of `Step`.
+
+    >>> Sign().phi(jnp.array([-1.0, 0.0, 2.0])).tolist()
+    [-1.0, 0.0, 1.0]
+    """
 
     def phi(self, x):
         return jnp.sign(x)
 
-    def dual(self, q1, q2, k):
-        return 1 - 2 / jnp.pi * arccos(cosine(q1, q2, k)), jnp.zeros_like(k)
+    def dual_at_distance(self, q1, q2, k, distance):
+        theta = _angle_of(q1, q2, k, distance)
+        both, one = (q1 > 0) & (q2 > 0), (q1 > 0) | (q2 > 0)
+        after = jnp.where(both, 4 / jnp.pi * theta, jnp.where(one, 1, 0)).astype(k.dtype)
+        return 1 - 2 / jnp.pi * theta, jnp.zeros_like(k), after
 
     def variance(self, q):
         return (q > 0).astype(q.dtype), jnp.zeros_like(q)

@@ -18,9 +18,10 @@ from jaxtyping import Array
 from .. import checks
 from ..pytrees import number, pytree, static
 from .activations import Activation, Identity, Relu
-from .kernel import Kernel, Layer, like
+from .kernel import Layer
 from .layers import standard_normals
-from .positions import diagonal_of_pairs
+from .positions import diagonal, diagonal_of_pairs
+from .signals import Signals, distance_of_covariances, like
 
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 ZETAS = {"identity": Identity(), "relu": Relu()}
@@ -107,15 +108,19 @@ class SelfAttention(Layer):
         nngp = attend(k.nngp) + b2
         # values and outputs, the bias, the layers before through the values, and through queries and keys
         ntk = 2 * (nngp - b2) + b2 + attend(k.ntk) + trained
-        out = k.replace(nngp=nngp, ntk=ntk, width=self.width, is_gaussian=True, is_fresh=True)
+        var1 = var2 = None
         if k.keep == "inside":
-            return out.replace(var1=diagonal_of_pairs(nngp, 1, 0), var2=diagonal_of_pairs(nngp, 1, 1))
-        if k.inside1 is None or k.inside2 is None:  # nothing that follows reads the variances (`requires`)
-            return out.replace(var1=jnp.full_like(k.var1, jnp.nan), var2=jnp.full_like(k.var2, jnp.nan))
-        return out.replace(
-            var1=diagonal_of_pairs(self.kernel(k.inside1).nngp, 1, 0),
-            var2=diagonal_of_pairs(self.kernel(k.inside2).nngp, 1, 1),
+            var1, var2 = diagonal_of_pairs(nngp, 1, 0), diagonal_of_pairs(nngp, 1, 1)
+        elif k.inside1 is not None and k.inside2 is not None:  # else nothing that follows reads them (`requires`)
+            var1 = diagonal_of_pairs(self.kernel(k.inside1).nngp, 1, 0)
+            var2 = diagonal_of_pairs(self.kernel(k.inside2).nngp, 1, 1)
+        out = k.replace(
+            nngp=nngp, ntk=ntk, var1=var1, var2=var2, distance=None, width=self.width, is_gaussian=True, fresh=k.level
         )
+        if var1 is None or k.distance is None:
+            return out
+        are_copies = (diagonal(k.distance, 1) == 0).all(0) & jnp.eye(len(nngp), dtype=bool)[:, :, None, None]
+        return out.replace(distance=jnp.where(are_copies, 0, distance_of_covariances(out)))
 
     def requires(self, needs):
         own = {"all", "inside"} if self.scaling == "linear" else {"all", "variances"}
@@ -126,7 +131,7 @@ class SelfAttention(Layer):
             return self.zeta.phi(G)
         return jax.nn.softmax(G, axis) if self.zeta == "softmax" else ZETAS[self.zeta].phi(G)
 
-    def _linear(self, k: Kernel):
+    def _linear(self, k: Signals):
         """Z(x) K Z(x')^T, with the deterministic attention Z(x) = zeta(W_query_std W_key_std K(x, x))."""
         W_ov2 = self._squared(k, "W_value_std", "W_out_std")
         if k.keep == "inside":
@@ -140,29 +145,31 @@ class SelfAttention(Layer):
         Z1, Z2 = self._attention(k.inside1), self._attention(k.inside2)
         return lambda array: W_ov2 * _einsum("acn,cdnm,bdm->abnm", Z1, array, Z2), 0
 
-    def _attention(self, inside: Kernel | None) -> Array:
+    def _attention(self, inside: Signals | None) -> Array:
         """Z(x) of each example, (s, s, n): row a holds how much position a attends to each other."""
         assert inside is not None and inside.keep == "inside"  # `requires` asked for it
         s = inside.nngp.shape[0]
         W_qk = like(self.W_query_std, inside.nngp) * like(self.W_key_std, inside.nngp)
         return self._zeta(W_qk * self._encoded(inside.nngp).reshape(s, s, -1), axis=1)
 
-    def _sqrt(self, k: Kernel):
+    def _sqrt(self, k: Signals):
         """Averages over Gaussian attention logits, Cov(G_ac(x), G_bd(x')) = (W_query_std W_key_std)^2 K_ab K_cd."""
         W_qk2, W_ov2 = self._squared(k, "W_query_std", "W_key_std"), self._squared(k, "W_value_std", "W_out_std")
         K, encoding_variance = self._encoded(k.nngp), like(self.position_std, k.nngp) ** 2
+        var1, var2 = k.var1 + encoding_variance, k.var2 + encoding_variance
+        distance = k.distance + 2 * encoding_variance * (1 - self._correlation(len(K), K))[:, :, None, None]
 
         def ab_cd(array: Array) -> Array:  # [a, b, c, d, n1, n2]
             return array[:, :, None, None] * array[None, None]
 
-        logits = Kernel(
+        logits = Signals(
             W_qk2 * ab_cd(K),
             jnp.ones((), K.dtype),
-            W_qk2 * ab_cd(k.var1 + encoding_variance),
-            W_qk2 * ab_cd(k.var2 + encoding_variance),
+            W_qk2 * ab_cd(var1),
+            W_qk2 * ab_cd(var2),
+            W_qk2 * _distance_of_products(var1, var2, distance),
             width=self.key_width,
             is_gaussian=True,
-            twin_axes=((0, 1), (2, 3), *(axes for axes in k.twin_axes if axes == (-2, -1))) if k.twin_axes else (),
         )
         zeta = self.zeta if isinstance(self.zeta, Activation) else ZETAS[self.zeta]
         weights = zeta.kernel(logits)  # .nngp: E[zeta zeta], .ntk: E[zeta' zeta']
@@ -174,7 +181,7 @@ class SelfAttention(Layer):
         of_K, of_ntk = (slopes * K[None, None]).sum((2, 3)), (slopes * k.ntk[None, None]).sum((2, 3))
         return attend, W_ov2 * W_qk2 * ((2 * K + k.ntk) * of_K + K * of_ntk)
 
-    def _squared(self, k: Kernel, *names: str) -> Array:
+    def _squared(self, k: Signals, *names: str) -> Array:
         product = 1.0
         for name in names:
             product = product * like(jnp.square(getattr(self, name)), k.nngp)
@@ -189,6 +196,14 @@ class SelfAttention(Layer):
             return jnp.eye(s, dtype=array.dtype)
         distance = jnp.abs(jnp.arange(s)[:, None] - jnp.arange(s)).astype(array.dtype)
         return jnp.exp(-like(self.position_decay, array) * distance)
+
+
+def _distance_of_products(var1: Array, var2: Array, distance: Array) -> Array:
+    """A1 B1 + A2 B2 - 2 A12 B12 for the variances A at positions (a, b) and B at (c, d), without its cancellation."""
+    ab, cd = (lambda array: array[:, :, None, None]), (lambda array: array[None, None])
+    total, difference = var1 + var2, var1 - var2
+    mixed = ab(total) * cd(distance) + cd(total) * ab(distance) - ab(distance) * cd(distance)
+    return (ab(difference) * cd(difference) + mixed) / 2
 
 
 def _check_sequence(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import checks
-from .kernel import Layer, checked, kernel
+from .kernel import Layer, checked
 
 # Entries of one array of a tile: with the few arrays that a layer touches at a time, about a core's cache.
 ENTRIES_PER_TILE = {"cpu": 2**16, "gpu": 2**24, "tpu": 2**24}

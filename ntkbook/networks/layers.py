@@ -1,4 +1,4 @@
-"""Layers of flat data: Dense, and the ways to put layers together.
+"""Layers of flat data: Dense, LayerNorm, and the ways to put layers together.
 
 Each has its three meanings side by side: `init` and `apply` of the finite layer, `kernel` of the infinitely wide one.
 Parameters follow the NTK parameterization: all are drawn from N(0, 1), and the scale is in the formula. Notebook 03
@@ -6,7 +6,7 @@ derives the rule of Dense.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from math import prod
 from typing import Any
 
@@ -15,8 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .. import checks
+from ..numerics import chord, safe_sqrt
 from ..pytrees import number, pytree, static
-from .kernel import Kernel, Layer, like, through
+from .activations import Identity
+from .kernel import Layer, through
+from .signals import Signals, like
 
 
 @pytree
@@ -50,6 +53,9 @@ class Dense(Layer):
 
     def kernel(self, k):
         return affine_kernel(self, k, fan_in=k.width)
+
+    def requires(self, needs):
+        return needs
 
 
 @partial(jax.jit, static_argnames=("shapes", "dtype"))
@@ -90,8 +96,8 @@ def affine_weights(layer: Any, params: tuple[Array, Array], fan_in: int) -> tupl
     return W_std / fan_in**0.5 * W, b_std * b
 
 
-def affine_kernel(layer: Any, k: Kernel, fan_in: int) -> Kernel:
-    """The kernel after a random linear map of `fan_in` numbers with the covariance k."""
+def affine_kernel(layer: Any, k: Signals, fan_in: int) -> Signals:
+    """The signals after a random linear map of `fan_in` numbers with the covariance k."""
     # Squared before they are rounded to the precision of the data: at depth 100 the difference shows.
     W2 = like(jnp.square(layer.W_std), k.nngp)
     b2 = like(jnp.square(0.0 if layer.b_std is None else layer.b_std), k.nngp)
@@ -103,10 +109,11 @@ def affine_kernel(layer: Any, k: Kernel, fan_in: int) -> Kernel:
     return k.replace(
         nngp=nngp,
         ntk=own + W2 * k.ntk,
-        var1=W2 * k.var1 + b2,
-        var2=W2 * k.var2 + b2,
+        var1=None if k.var1 is None else W2 * k.var1 + b2,
+        var2=None if k.var2 is None else W2 * k.var2 + b2,
+        distance=None if k.distance is None else W2 * k.distance,
         is_gaussian=True,
-        is_fresh=True,
+        fresh=k.level,
         width=layer.width,
     )
 
@@ -125,7 +132,8 @@ class Sequential(Layer):
         return input_shape, tuple(params)
 
     def apply(self, params, x):
-        for layer, layer_params in zip(self.layers, params, strict=True):
+        _same_number(params, self.layers, "serial")
+        for layer, layer_params in zip(self.layers, params):
             x = layer.apply(layer_params, x)
         return x
 
@@ -156,6 +164,15 @@ def serial(*layers: Layer) -> Sequential:
     return Sequential(tuple(layers))
 
 
+def _same_number(params: Any, layers: Sequence[Layer], name: str) -> None:
+    if not isinstance(params, (tuple, list)) or len(params) != len(layers):
+        got = f"{len(params)} of them" if isinstance(params, (tuple, list)) else checks.describe(params)
+        raise ValueError(
+            f"Expected parameters for each of the {len(layers)} layers of {name}, got {got}. "
+            "Take those that this network's init returns: _, params = net.init(key, x.shape)."
+        )
+
+
 def _names(layers: Any) -> str:
     """The kinds of `layers`, without their numbers, which are tracers while a kernel is compiled."""
     return (
@@ -169,57 +186,94 @@ def _names(layers: Any) -> str:
 
 def _check_layer(layer: Any) -> None:
     if not isinstance(layer, Layer):
+        if isinstance(layer, (list, tuple)):
+            raise TypeError(f"Expected layers, got a {type(layer).__name__} of them. Unpack it: serial(*layers).")
         hint = f"Write {layer.__name__}()." if isinstance(layer, type) else "Layers are objects such as Dense(64)."
         raise TypeError(f"Expected layers, got {layer!r}. {hint}")
 
 
 @pytree
-class Residual(Layer):
-    """x + f(x), where f is `layers` one after another and ends in random weights of the same width as x.
+class Sum(Layer):
+    """f(x) + g(x) + ..., where the `paths` f, g, ... have parameters of their own.
 
-    Both kernels add: the weights that end f have mean zero, so the two paths are uncorrelated.
+    Both kernels add: of the paths all but one end in random weights of mean zero, so that no two are correlated.
+    LayerNorm and pooling may follow these weights.
+
+    >>> Sum(Dense(8), serial(Relu(), Dense(8)))
+    Sum(Dense(width=8, W_std=1.0, b_std=0.0, parameterization='ntk'), serial(Relu(), Dense(width=8, W_std=1.0, b_std=0.0, parameterization='ntk')))
     """
 
-    layers: tuple[Layer, ...]
+    paths: tuple[Layer, ...]
 
-    def __init__(self, *layers: Layer):
-        for layer in layers:
-            _check_layer(layer)
-        object.__setattr__(self, "layers", layers)
+    def __init__(self, *paths: Layer):
+        for path in paths:
+            _check_layer(path)
+        if len(paths) < 2:
+            raise ValueError(f"Expected two or more paths in Sum, got {_names(paths)}. Sum(Identity(), f) is x + f(x).")
+        object.__setattr__(self, "paths", paths)
 
     def init(self, key, input_shape):
-        output_shape, params = Sequential(self.layers).init(key, input_shape)
-        if tuple(output_shape) != tuple(input_shape):
+        keys = jax.random.split(key, len(self.paths))
+        shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
+        if len({tuple(shape) for shape in shapes}) > 1:
             raise ValueError(
-                f"Expected the layers of Residual to keep the shape {input_shape}, got {output_shape}. "
-                "Give its last layer the width of its input."
+                f"Expected the paths of {self._name()} to end in one shape, got {', '.join(map(str, shapes))} "
+                f"from {input_shape}. Give their last layers one width, and pool or convolve alike."
             )
-        return output_shape, params
+        return shapes[0], params
 
     def apply(self, params, x):
-        return x + Sequential(self.layers).apply(params, x)
+        _same_number(params, self.paths, self._name())
+        outputs = [path.apply(path_params, x) for path, path_params in zip(self.paths, params)]
+        return reduce(jnp.add, outputs)
 
     def kernel(self, k):
-        branch = Sequential(self.layers).kernel(k.replace(is_fresh=False))
-        if not (branch.is_fresh and branch.is_gaussian):
+        level = k.level + 1
+        ends = [through(path, k.replace(level=level)) for path in self.paths]
+        if sum(end.fresh < level for end in ends) > 1:
             raise ValueError(
-                f"Expected the layers of Residual to end in random weights, got {_names(self.layers)}, whose end is "
-                "correlated with the input that it is added to. End them in Dense or Conv."
+                f"Expected all paths of {self._name()} but one to end in random weights, got {_names(self.paths)}: "
+                "sums of correlated signals have no kernel here. End them in Dense or Conv."
             )
-        if branch.width != k.width:
+        shapes = {(end.width, end.keep, end.nngp.shape) for end in ends}
+        if len(shapes) > 1:
             raise ValueError(
-                f"Expected the layers of Residual to keep the width {k.width} of their input, got {branch.width}. "
-                "Give the last of them that width."
+                f"Expected the paths of {self._name()} to end in one width and shape, got "
+                f"{', '.join(f'width {end.width} and kernel {end.nngp.shape}' for end in ends)}. Give their last layers "
+                "one width, and pool or convolve alike."
             )
-        return k.replace(
-            nngp=k.nngp + branch.nngp, ntk=k.ntk + branch.ntk, var1=k.var1 + branch.var1, var2=k.var2 + branch.var2
+        add = lambda arrays: None if any(a is None for a in arrays) else reduce(jnp.add, arrays)
+        names = ("nngp", "ntk", "var1", "var2", "distance")
+        return ends[0].replace(
+            **{name: add([getattr(end, name) for end in ends]) for name in names},
+            is_gaussian=all(end.is_gaussian for end in ends),
+            level=k.level,
+            fresh=min(k.level, *(end.fresh for end in ends)),
         )
 
     def requires(self, needs):
-        return needs | Sequential(self.layers).requires(needs)
+        return frozenset().union(*(path.requires(needs) for path in self.paths))
+
+    def _name(self) -> str:
+        return "Residual" if _is_residual(self) else "Sum"
 
     def __repr__(self):
-        return f"Residual({', '.join(map(repr, self.layers))})"
+        if _is_residual(self):
+            return f"Residual({', '.join(map(repr, getattr(self.paths[1], 'layers', self.paths[1:])))})"
+        return f"Sum({', '.join(map(repr, self.paths))})"
+
+
+def _is_residual(layer: Sum) -> bool:
+    return len(layer.paths) == 2 and isinstance(layer.paths[0], Identity)
+
+
+def Residual(*layers: Layer) -> Sum:
+    """x + f(x), where f is `layers` one after another and ends in random weights of the same width as x: see `Sum`.
+
+    >>> Residual(Relu(), Dense(8)).paths[0]
+    Identity()
+    """
+    return Sum(Identity(), serial(*layers))
 
 
 @pytree
@@ -294,8 +348,11 @@ class LayerNorm(Layer):
         eps = like(self.eps, k.nngp)
         inverse1, inverse2 = jax.lax.rsqrt(k.var1 + eps), jax.lax.rsqrt(k.var2 + eps)
         scale = inverse1 * inverse2
-        scale = k.on_diagonal(scale, 1 / (k.var1 + eps))
-        return k.replace(nngp=k.nngp * scale, ntk=k.ntk * scale, var1=k.var1 * inverse1**2, var2=k.var2 * inverse2**2)
+        scale = k.on_twins(scale, 1 / (k.var1 + eps))
+        lengths = safe_sqrt(k.var1) * inverse1 - safe_sqrt(k.var2) * inverse2
+        distance = scale * chord(k.var1, k.var2, k.distance) + lengths * lengths
+        var1, var2 = k.var1 * inverse1**2, k.var2 * inverse2**2
+        return k.replace(nngp=k.nngp * scale, ntk=k.ntk * scale, var1=var1, var2=var2, distance=distance)
 
     def requires(self, needs):
         return needs | {"variances"}

@@ -5,7 +5,10 @@ is kept is "same" (each position with itself) or "all" (all pairs of positions),
 have axes of length 1 where they broadcast. Networks on flat data never come here.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,34 +17,37 @@ from jaxtyping import Array
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
-def inner_products(x1: Array, x2: Array, keep: str) -> tuple[Array, Array, Array]:
-    """Inner products per feature of all examples, and their variances (nngp, var1, var2).
+def on_pairs(f: Callable[..., Sequence[Array]], x1: Array, x2: Array | None, keep: str) -> list[Array]:
+    """The arrays that `f` makes of the rows of two matrices, for signals at positions: x1 (n1, h, w, features).
 
-    keep="same": (h, w, n1, n2), (h, w, n1, 1), (h, w, 1, n2)
-    keep="all": (h, h, w, w, n1, n2), (h, 1, w, 1, n1, 1), (1, h, 1, w, 1, n2)
+    A matrix of all pairs, (n1, n2), becomes
+    keep="none": (n1, n2), for flat data;
+    keep="same": (h, w, n1, n2), each position with itself;
+    keep="all": (h, h, w, w, n1, n2), all pairs of positions.
+    Axes of length 1 where `f` gives a column (n1, 1) or a row (1, n2).
     """
-    h, H, pairs = _letters(x1.ndim - 2, keep)
-    nngp = _einsum(f"n{h}c,m{H}c->{pairs}nm", x1, x2) / x1.shape[-1]
-    return nngp, variance(x1, keep, 0)[..., None], variance(x2, keep, 1)[..., None, :]
-
-
-def inner_products_inside(x: Array) -> tuple[Array, Array, Array]:
-    """The same for all pairs of positions inside each example: (h, h, w, w, n), (h, 1, w, 1, n), (1, h, 1, w, n)."""
-    h, H, pairs = _letters(x.ndim - 2, "all")
-    nngp = _einsum(f"n{h}c,n{H}c->{pairs}n", x, x) / x.shape[-1]
-    return nngp, variance(x, "all", 0), variance(x, "all", 1)
-
-
-def variance(x: Array, keep: str, side: int) -> Array:
-    """Mean square over channels, (h, w, n), or with axes of length 1 beside those of one side."""
-    per_position = jnp.moveaxis((x * x).mean(-1), 0, -1)  # (h, w, n)
+    xs = [x for x in (x1, x2) if x is not None]
+    if keep == "none":
+        return list(f(x1, x2))
+    sizes = x1.shape[1:-1]
+    n = len(sizes)
+    xs = [jnp.moveaxis(x, 0, -2) for x in xs]  # (h, w, n, features)
     if keep == "same":
-        return per_position
-    return jnp.expand_dims(per_position, tuple(2 * i + 1 - side for i in range(x.ndim - 2)))
+        arrays = jax.vmap(lambda *xs: f(xs[0], xs[1] if xs[1:] else None))(*(x.reshape(-1, *x.shape[-2:]) for x in xs))
+        return [array.reshape(*sizes, *array.shape[1:]) for array in arrays]
+    rows = [x.reshape(-1, x.shape[-1]) for x in xs]
+    lengths = [[*sizes, len(x)] for x in (x1, x1 if x2 is None else x2)]
+
+    def arranged(array: Any) -> Array:
+        sides = [length if size == prod(length) else [1] * (n + 1) for length, size in zip(lengths, array.shape)]
+        order = [axis for i in range(n + 1) for axis in (i, i + n + 1)]  # the two of each direction side by side
+        return array.reshape(*sides[0], *sides[1]).transpose(order)
+
+    return [arranged(array) for array in f(rows[0], rows[1] if rows[1:] else None)]
 
 
 def position_axes(n_positions: int, keep: str) -> list[tuple[int, ...]]:
-    """The axes of each position direction in an array of `inner_products`: [(0, 1), (2, 3)] for all pairs on images."""
+    """The axes of each position direction in an array of `on_pairs`: [(0, 1), (2, 3)] for all pairs on images."""
     if keep == "same":
         return [(i,) for i in range(n_positions)]
     return [(2 * i, 2 * i + 1) for i in range(n_positions)]
@@ -68,9 +74,3 @@ def diagonal_of_pairs(nngp: Array, n_positions: int, side: int) -> Array:
 def examples_first(array: Array) -> Array:
     """(h, h, w, w, n1, n2) as (n1, n2, h, h, w, w)."""
     return jnp.moveaxis(array, (-2, -1), (0, 1))
-
-
-def _letters(n_positions: int, keep: str) -> tuple[str, str, str]:
-    ours = "hwd"[:n_positions]
-    theirs = ours.upper() if keep == "all" else ours
-    return ours, theirs, "".join(a + b for a, b in zip(ours, theirs)) if keep == "all" else ours

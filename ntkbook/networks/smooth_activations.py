@@ -11,23 +11,42 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..numerics import with_derivatives_of
 from ..pytrees import number, pytree, static
 from .activations import Activation, Pair, shares
-from .kernel import like
+from .signals import like
 
 
-def _waves(q1: Array, q2: Array, k: Array) -> Pair:
+class _Wave(Activation):
+    """Duals made of exp(-E[(u - v)^2] / 2), which keep their digits for inputs far from the origin: a subclass has
+    `at_distance`."""
+
+    def at_distance(self, q1: Array, q2: Array, k: Array, distance: Array) -> Pair:
+        """`dual` for distance = q1 + q2 - 2k."""
+        raise NotImplementedError
+
+    def dual(self, q1, q2, k):
+        distance = q1 + q2 - 2 * k
+        return self.at_distance(q1, q2, k, with_derivatives_of(distance, jnp.maximum(distance, 0)))
+
+    def dual_at_distance(self, q1, q2, k, distance):
+        T, Tdot = self.at_distance(q1, q2, k, with_derivatives_of(q1 + q2 - 2 * k, distance))
+        return T, Tdot, self.distance_after(q1, q2, T, distance)
+
+
+def _waves(q1: Array, q2: Array, k: Array, distance: Array) -> Pair:
     """exp(-(q1 + q2)/2) times sinh(k) and cosh(k): E[sin sin] and E[cos cos].
 
     Through expm1: for small variances their difference of exponentials would cancel, for large ones overflow.
     """
+    total = q1 + q2 + 2 * k
     sign, size = jnp.where(k < 0, -1, 1).astype(k.dtype), jnp.where(k < 0, -k, k)
-    largest = jnp.exp(size - (q1 + q2) / 2) / 2
+    largest = jnp.exp(-jnp.where(k < 0, with_derivatives_of(total, jnp.maximum(total, 0)), distance) / 2) / 2
     return -sign * largest * jnp.expm1(-2 * size), largest * (1 + jnp.exp(-2 * size))
 
 
 @pytree
-class Sin(Activation):
+class Sin(_Wave):
     """phi(x) = amplitude sin(frequency x + shift)."""
 
     amplitude: Any = number(1.0)
@@ -37,15 +56,15 @@ class Sin(Activation):
     def phi(self, x):
         return like(self.amplitude, x) * jnp.sin(like(self.frequency, x) * x + like(self.shift, x))
 
-    def dual(self, q1, q2, k):
+    def at_distance(self, q1, q2, k, distance):
         a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
-        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k)
+        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k, b2 * distance)
         sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
         return a2 * (sin2 * cosh + cos2 * sinh), a2 * b2 * (cos2 * cosh + sin2 * sinh)
 
 
 @pytree
-class Cos(Activation):
+class Cos(_Wave):
     """phi(x) = amplitude cos(frequency x + shift)."""
 
     amplitude: Any = number(1.0)
@@ -55,15 +74,15 @@ class Cos(Activation):
     def phi(self, x):
         return like(self.amplitude, x) * jnp.cos(like(self.frequency, x) * x + like(self.shift, x))
 
-    def dual(self, q1, q2, k):
+    def at_distance(self, q1, q2, k, distance):
         a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
-        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k)
+        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k, b2 * distance)
         sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
         return a2 * (cos2 * cosh + sin2 * sinh), a2 * b2 * (sin2 * cosh + cos2 * sinh)
 
 
 @pytree
-class Rbf(Activation):
+class Rbf(_Wave):
     """phi(x) = sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose NNGP is the kernel exp(-gamma |x - x'|^2)."""
 
     gamma: Any = number(1.0, low=0.0)
@@ -71,9 +90,9 @@ class Rbf(Activation):
     def phi(self, x):
         return 2**0.5 * jnp.sin(jnp.sqrt(2 * like(self.gamma, x)) * x + jnp.pi / 4)
 
-    def dual(self, q1, q2, k):
+    def at_distance(self, q1, q2, k, distance):
         gamma = like(self.gamma, k)
-        T = jnp.exp(-gamma * (q1 + q2 - 2 * k))
+        T = jnp.exp(-gamma * distance)
         return T, 2 * gamma * T
 
 

@@ -1,0 +1,147 @@
+"""What flows through an infinitely wide network: the covariances of its signals, and how they start.
+
+Every layer maps `Signals` to `Signals`. Besides the two kernels these hold what keeps them exact: variances, and the
+squared distance of every pair of signals. An angle that is read off a covariance is known to the root of the rounding
+error only, and a kink or a jump makes that visible; distances of near points keep their digits, and are zero for
+copies. Notebook 02 derives the NNGP, notebook 03 the NTK.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..numerics import NEAR
+from ..pytrees import pytree, static
+from . import positions
+
+FEW_FEATURES = 16  # up to here all distances are taken from differences
+GATHERED = 2**22  # numbers that are gathered at a time, for distances of near points
+
+
+@pytree
+class Signals:
+    """The covariances of the signals at one place of a network, for all pairs of examples.
+
+    nngp:  E[z(x1) z(x2)] of one channel z, (n1, n2)
+    ntk:   sum over the parameters p before this place of E[dz(x1)/dp dz(x2)/dp], (n1, n2)
+    var1:  E[z(x1)^2], (n1, 1), and var2: E[z(x2)^2], (1, n2); they broadcast against nngp and ntk
+    distance: E[(z(x1) - z(x2))^2] = var1 + var2 - 2 nngp with the digits that this difference would lose, (n1, n2);
+        zero exactly where both are one signal. A value without derivatives.
+
+    Where nothing that follows asked for variances (`Layer.requires`), they and the distance may be None. Signals with
+    positions (images, sequences) have more axes in front: see positions.py.
+    """
+
+    nngp: Array
+    ntk: Array
+    var1: Any
+    var2: Any
+    distance: Any
+    width: int = static()  # channels before this place: the standard parameterization depends on it
+    is_gaussian: bool = static(default=False)
+    level: int = static(default=0)  # how many sums of paths enclose this place
+    fresh: int = static(default=-1)  # the level at which random weights of mean zero made these signals
+    keep: str = static(default="none")  # pairs of positions: none (flat data), same, all, inside (one example)
+    inside1: "Signals | None" = None  # this place for the positions inside each example of x1, where needed
+    inside2: "Signals | None" = None  # the same for x2
+
+    def replace(self, **changes: Any) -> "Signals":
+        """A copy with some fields changed. A distance that is not given follows from the new covariances."""
+        new = dataclasses.replace(self, **changes)
+        if new.var1 is None or new.var2 is None:
+            return dataclasses.replace(new, distance=None)
+        if "distance" not in changes and changes.keys() & {"nngp", "var1", "var2"}:
+            new = dataclasses.replace(new, distance=distance_of_covariances(new, self.distance))
+        return dataclasses.replace(new, distance=jax.lax.stop_gradient(new.distance))
+
+    def on_twins(self, values: Array, exact: Array) -> Array:
+        """`values`, except that entries which pair a signal with itself are taken from `exact`.
+
+        The angle of a point with itself is zero only up to rounding; variances have no angle in them.
+        """
+        return values if self.distance is None else _selected(values, exact, self.distance == 0)
+
+
+@jax.custom_jvp
+def _selected(values, exact, is_exact):
+    return jnp.where(is_exact, exact, values)
+
+
+@_selected.defjvp
+def _(primals, tangents):
+    return _selected(*primals), tangents[0]  # two equal points may move apart: what differs is in `values`
+
+
+def distance_of_covariances(k: Signals, before: Any = None) -> Array:
+    """var1 + var2 - 2 nngp, zero where it is rounding, and where the signals were one before (distance zero)."""
+    total = k.var1 + k.var2
+    distance = total - 2 * k.nngp
+    is_zero = distance < 8 * jnp.finfo(distance.dtype).eps * total
+    if before is not None and before.shape == distance.shape:
+        is_zero = is_zero | (before == 0)
+    return jnp.where(is_zero, 0, distance)
+
+
+def like(value: Any, array: Array) -> Array:
+    """A hyperparameter in the precision of the array that it meets: the library follows its inputs."""
+    return jnp.asarray(value).astype(array.dtype)
+
+
+def input_signals(x1: Array, x2: Array | None, needs: frozenset[str]) -> Signals:
+    """The signals that enter the first layer: nngp = x1 . x2 / features, and no parameters yet, so ntk = 0."""
+    n_positions = x1.ndim - 2
+    keep = "none" if n_positions == 0 else "all" if needs & {"all", "inside"} else "same"
+    k = _signals(x1, x2, keep)
+    if "inside" in needs and n_positions:
+        k = k.replace(inside1=_inside(x1, -1), inside2=_inside(x1 if x2 is None else x2, -2))
+    return k
+
+
+def _inside(x: Array, axis: int) -> Signals:
+    """All pairs of positions inside each example, with an axis of length 1 where the other examples would be."""
+    one = jax.vmap(lambda x: _signals(x[None], None, "all"), out_axes=-1)(x)  # (..., 1, 1, n)
+    return jax.tree.map(lambda a: jnp.expand_dims(a.squeeze((-3, -2)), axis), one).replace(keep="inside")
+
+
+def _signals(x1, x2, keep):
+    nngp, distance, var1, var2 = positions.on_pairs(covariances, x1, x2, keep)
+    return Signals(nngp, jnp.zeros_like(nngp), var1, var2, distance, width=x1.shape[-1], keep=keep)
+
+
+def covariances(x1: Array, x2: Array | None) -> tuple[Array, Array, Array, Array]:
+    """(nngp, distance, var1, var2) of the rows of x1 (n1, features) and x2 (n2, features), x1 itself if None."""
+    is_same, x2 = x2 is None, x1 if x2 is None else x2
+    features = x1.shape[-1]
+    nngp = jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST) / features
+    var1, var2 = jnp.square(x1).mean(-1)[:, None], jnp.square(x2).mean(-1)[None]
+    x1, x2 = jax.lax.stop_gradient((x1, x2))
+    if features <= FEW_FEATURES:
+        distance = sum(jnp.square(x1[:, i, None] - x2[:, i]) for i in range(features)) / features
+    else:
+        total = jax.lax.stop_gradient(var1 + var2)
+        is_twin = is_same & jnp.eye(len(x1), len(x2), dtype=bool)
+        rough = jnp.where(is_twin, 0, total - 2 * jax.lax.stop_gradient(nngp))
+        is_near = ~is_twin & (rough < 2 * NEAR * total)
+        distance = jax.lax.cond(is_near.any(), _refined, lambda x1, x2, rough, is_near: rough, x1, x2, rough, is_near)
+    return _selected(nngp, var1, distance == 0), distance, var1, var2
+
+
+def _refined(x1, x2, rough, is_near):
+    """Distances of near rows from their differences: many at once about their common mean, the nearest one by one."""
+    features = x1.shape[-1]
+    mean = x1.mean(0)
+    a, b = x1 - mean, x2 - mean
+    total = jnp.square(a).mean(-1)[:, None] + jnp.square(b).mean(-1)
+    centred = total - 2 * jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST) / features
+    size = min(rough.size, max(1, GATHERED // features), 4 * (len(x1) + len(x2)))
+
+    def some(carry):
+        distance, todo = carry
+        i, j = jnp.nonzero(todo, size=size, fill_value=0)
+        return distance.at[i, j].set(jnp.square(x1[i] - x2[j]).mean(-1)), todo.at[i, j].set(False)
+
+    start = jnp.where(is_near, centred, rough), is_near & (centred < 2 * NEAR * total)
+    return jax.lax.while_loop(lambda carry: carry[1].any(), some, start)[0]
