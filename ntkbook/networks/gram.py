@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import checks
-from .kernel import Layer, checked
+from .kernel import WORDS, Layer, checked, finite, program
 
 # Entries of one array of a tile: with the few arrays that a layer touches at a time, about a core's cache.
 ENTRIES_PER_TILE = {"cpu": 2**16, "gpu": 2**24, "tpu": 2**24}
@@ -43,16 +43,17 @@ def gram(
     """
     words = get if isinstance(get, tuple) else (get,)
     for word in words:
-        checks.one_of(word, "get", ("nngp", "ntk"))
+        checks.one_of(word, "get", WORDS)
     net, x1, x2 = checked(net, x1, x2)
     if not checks.is_concrete(net, x1, x2):
-        results = _tile(net, x1, x2, words)
+        results, _ = _tile(net, x1, x2, words)
     else:
         if tile is None:
             tile = _tile_side(net, x1)
         checks.positive_int(tile, "tile")
         if tile >= max(len(x1), 0 if x2 is None else len(x2)):
-            results = _tile(net, x1, x2, words)  # nothing leaves the device
+            results, is_finite = _tile(net, x1, x2, words)  # nothing else leaves the device
+            finite(is_finite, x1.dtype)
         else:
             results = tuple(map(jnp.asarray, _in_tiles(net, x1, x2, words, tile, progress)))
     return results[0] if isinstance(get, str) else results
@@ -67,7 +68,9 @@ def _in_tiles(net, x1, x2, words, tile, progress) -> list[np.ndarray]:
     def fill(corner: tuple[int, int]) -> None:
         i, j = corner
         rows, columns = x1[i : i + tile], None if same and i == j else x2[j : j + tile]
-        for result, block in zip(results, _tile(net, rows, columns, words)):
+        blocks, is_finite = _tile(net, rows, columns, words)
+        finite(is_finite, x1.dtype)
+        for result, block in zip(results, blocks):
             block = np.asarray(block)[: n1 - i, : n2 - j]
             result[i : i + tile, j : j + tile] = block
             if same and i != j:
@@ -82,15 +85,14 @@ def _in_tiles(net, x1, x2, words, tile, progress) -> list[np.ndarray]:
 
 @partial(jax.jit, static_argnames="words")
 def _tile(net, x1, x2, words):
-    k = kernel(net, x1, x2)
-    blocks = tuple(getattr(k, word) for word in words)
+    blocks, is_finite = program(net, x1, x2, words)
     for block in blocks:
         if block.ndim != 2:
             raise ValueError(
                 "Expected a network whose kernel is one number for each pair of examples, got one that keeps "
                 "positions. End it in Flatten or GlobalAvgPool, then Dense; or use kernel(...)."
             )
-    return blocks
+    return blocks, is_finite
 
 
 def _tile_side(net: Layer, x: Array) -> int:
