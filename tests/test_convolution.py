@@ -119,7 +119,8 @@ def test_only_what_is_needed_is_carried():
         return jax.jit(nb.ntk).lower(net, x).compile().memory_analysis().temp_size_in_bytes
 
     all_pairs = 8 * 8 * 36 * 36 * x.itemsize
-    assert memory(Flatten()) < all_pairs / 4 < all_pairs < memory(GlobalAvgPool())
+    # some ten arrays of single positions (kernels, variances, distances) beside which one of all pairs would stand out
+    assert memory(Flatten()) < all_pairs / 2 < all_pairs < memory(GlobalAvgPool())
 
 
 # Finite layers --------------------------------------------------------------------------------------------------------
