@@ -70,14 +70,14 @@ def test_itself_is_exactly_symmetric_and_exact_on_the_diagonal():
 
 def test_one_compilation_serves_all_tiles_and_scales():
     """Padding makes all tiles alike: on and off the diagonal are two programs, whatever n is."""
-    from ntkbook.networks.gram import _tile
+    from ntkbook.networks.kernel import program
 
     net = lambda W: serial(Dense(8, W), Relu(), Dense(1, W))
     gram(net(1.0), inputs(9, (3,)), tile=4)
-    programs = _tile._cache_size()
+    programs = program._cache_size()
     for n in (5, 6, 13):
         gram(net(0.1 * n), inputs(n, (3,)), tile=4)
-    assert _tile._cache_size() == programs
+    assert program._cache_size() == programs
 
 
 def test_under_transformations_it_is_the_kernel():

@@ -22,7 +22,7 @@ from ..pytrees import number, pytree, static
 from .kernel import Layer
 from .layers import affine_kernel, affine_weights, check_parameterization, scale_params, standard_normals
 from .positions import diagonal, diagonal_of_pairs, one_sided, position_axes
-from .signals import Signals, distance_of_covariances
+from .signals import Signals
 
 Axes = list[tuple[int, ...]]
 
@@ -88,13 +88,10 @@ class Conv(Layer):
         sizes = [k.nngp.shape[pair[0]] for pair in position_axes(n, k.keep)]
         for i, pad, window, stride in zip(range(n), self._pads(sizes), self.filter_shape, self.strides):
 
-            def mean(array: Array, axes: Axes, border: Array | None = None) -> Array:
-                return _mean_of_shifts(array, axes[i], pad, window, stride, wrap, border)  # noqa: B023
+            def mean(array: Array, axes: Axes) -> Array:
+                return _mean_of_shifts(array, axes[i], pad, window, stride, wrap)  # noqa: B023
 
-            # One of two points may be outside, where signals are zero: then their distance is the other's variance.
-            one_inside = None if wrap or k.distance is None else _one_inside(k, i, pad)
-            distance = mean(k.distance, position_axes(n, k.keep), one_inside) if k.distance is not None else None
-            k = _over_positions(k, mean, distance)
+            k = _over_positions(k, mean)
         return affine_kernel(self, k, self._fan_in(k.width))
 
     def requires(self, needs):
@@ -141,14 +138,7 @@ class AvgPool(Layer):
                     array = _mean_of_shifts(array, (axis,), (0, 0), window, stride, wrap=False)
             return array
 
-        def together(array: Array) -> Array:
-            for pair, window, stride in zip(
-                position_axes(_directions(k), k.keep), self.window_shape, self.strides or ()
-            ):
-                array = _mean_of_shifts(array, pair, (0, 0), window, stride, wrap=False)
-            return array
-
-        return _pooled(self, k, mean, together)
+        return _pooled(k, mean)
 
     def requires(self, needs):
         return _pooling_needs(needs)
@@ -168,10 +158,7 @@ class GlobalAvgPool(Layer):
         def mean(array: Array, axes: Axes) -> Array:
             return array.mean(sum(axes, ()))
 
-        def together(array: Array) -> Array:
-            return diagonal(array, _directions(k)).mean(tuple(range(_directions(k))))
-
-        return _flat(_pooled(self, k, mean, together)) if k.keep != "none" else k
+        return _flat(_pooled(k, mean)) if k.keep != "none" else k
 
     def requires(self, needs):
         return _pooling_needs(needs)
@@ -198,8 +185,7 @@ class Flatten(Layer):
                 return diagonal(array, n).mean(tuple(range(n)))
             return array.mean(sum(position_axes(n, k.keep), ()))  # axes of length 1 go too
 
-        distance = mean(k.distance, position_axes(n, k.keep)) if k.distance is not None else None
-        return _flat(_over_positions(k, mean, distance)).replace(width=k.width * prod(sizes))
+        return _flat(_over_positions(k, mean)).replace(width=k.width * prod(sizes))
 
     def requires(self, needs):
         return needs - {"all", "inside"}
@@ -210,27 +196,18 @@ def _directions(k: Signals) -> int:
     return extra if k.keep in ("none", "same") else extra // 2
 
 
-def _over_positions(k: Signals, f: Callable[[Array, Axes], Array], distance: Array | None) -> Signals:
-    """`f(array, axes)` of all kernels; `axes` are those of each direction along which the array varies."""
+def _over_positions(k: Signals, f: Callable[[Array, Axes], Array]) -> Signals:
+    """`f(array, axes)` of all kernels; `axes` are those of each direction along which the array varies.
+
+    Distances follow from these: a mean of distances of its own would cost as much as both kernels.
+    """
     axes = position_axes(_directions(k), k.keep)
-    return k.replace(
+    return k.without_distance().replace(
         nngp=f(k.nngp, axes),
         ntk=f(k.ntk, axes),
         var1=None if k.var1 is None else f(k.var1, one_sided(axes, 0)),
         var2=None if k.var2 is None else f(k.var2, one_sided(axes, 1)),
-        distance=distance,
     )
-
-
-def _one_inside(k: Signals, direction: int, pad: tuple[int, int]) -> Array | None:
-    """Distances, on the padded axes of a direction, of pairs of positions of which one is in the padding."""
-    axes = position_axes(_directions(k), k.keep)[direction]
-    if len(axes) == 1 or not any(pad):
-        return None  # each position with itself: both are outside, and alike
-    pads = lambda array, axis: jnp.pad(array, [pad if i == axis else (0, 0) for i in range(array.ndim)])
-    outside = jnp.pad(jnp.zeros(k.nngp.shape[axes[0]], k.nngp.dtype), pad, constant_values=1)
-    along = lambda axis: jnp.expand_dims(outside, tuple(i for i in range(k.nngp.ndim) if i != axis))
-    return jax.lax.stop_gradient(pads(k.var1, axes[0]) * along(axes[1]) + pads(k.var2, axes[1]) * along(axes[0]))
 
 
 def _mean_of_shifts(
@@ -240,20 +217,14 @@ def _mean_of_shifts(
     window: int,
     stride: int,
     wrap: bool,
-    border: Array | None = None,
 ) -> Array:
-    """The mean of `window` slices of the padded array, each shifted by one along all `axes` together.
-
-    `border` is added to the padded array.
-    """
+    """The mean of `window` slices of the padded array, each shifted by one along all `axes` together."""
     size = array.shape[axes[0]] + sum(pad)
     if size < window:
         raise ValueError(f"Expected at least {window} positions for the window, got {size} with padding.")
     pads = [pad if axis in axes else (0, 0) for axis in range(array.ndim)]
     if any(pad):
         array = jnp.pad(array, pads, mode="wrap" if wrap else "constant")
-    if border is not None:
-        array = array + border
     # Fused with what comes before, each entry would be computed once for each shift that reads it.
     array = jax.lax.optimization_barrier(array)
     count = (array.shape[axes[0]] - window) // stride + 1
@@ -266,26 +237,18 @@ def _mean_of_shifts(
     return total / window
 
 
-def _pooled(
-    layer: Layer, k: Signals, mean: Callable[[Array, Axes], Array], together: Callable[[Array], Array]
-) -> Signals:
-    """A mean that mixes positions. Its variances come from all pairs of positions inside each example.
-
-    Distances follow from these, but are at most the mean of those of positions that move together: zero for copies.
-    """
+def _pooled(k: Signals, mean: Callable[[Array, Axes], Array]) -> Signals:
+    """A mean that mixes positions. Its variances come from all pairs of positions inside each example."""
     n = _directions(k)
     axes = position_axes(n, k.keep)
     nngp = mean(k.nngp, axes)
-    var1 = var2 = distance = None
+    var1 = var2 = None
     if k.keep == "inside":
         var1, var2 = diagonal_of_pairs(nngp, n, 0), diagonal_of_pairs(nngp, n, 1)
     elif k.inside1 is not None and k.inside2 is not None:
         var1 = diagonal_of_pairs(mean(k.inside1.nngp, axes), n, 0)
         var2 = diagonal_of_pairs(mean(k.inside2.nngp, axes), n, 1)
-    out = k.replace(nngp=nngp, ntk=mean(k.ntk, axes), var1=var1, var2=var2, distance=None)
-    if var1 is not None and k.distance is not None:
-        distance = jnp.minimum(distance_of_covariances(out), together(k.distance))
-    return out.replace(distance=distance)
+    return k.without_distance().replace(nngp=nngp, ntk=mean(k.ntk, axes), var1=var1, var2=var2)
 
 
 def _pooling_needs(needs: frozenset[str]) -> frozenset[str]:

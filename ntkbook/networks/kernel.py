@@ -6,6 +6,7 @@ network. Notebook 02 derives the NNGP, notebook 03 the NTK.
 
 from collections.abc import Iterator
 from functools import partial
+from math import log2, prod
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 from .. import checks
 from . import positions
 from .signals import Signals, input_signals
+from .tiles import tiled
 
 WORDS = ("nngp", "ntk")
 
@@ -71,7 +73,7 @@ class Layer:
             checks.one_of(word, "get", WORDS)
         if get is None:
             return kernel(self, x1, x2)
-        blocks = compute(self, x1, x2, (get,) if isinstance(get, str) else tuple(get))
+        blocks = compute(*checked(self, x1, x2), (get,) if isinstance(get, str) else tuple(get))
         return blocks[0] if isinstance(get, str) else blocks
 
     def __iter__(self) -> Iterator[Any]:
@@ -119,7 +121,7 @@ def kernel(net: Layer, x1: Float[Array, "n1 *features"], x2: Float[Array, "n2 *f
 
     Jacot et al. 2018, Proposition 1 and Theorem 1; Lee et al. 2019, section 2; derived in notebook 03.
     """
-    return Kernel(*compute(net, x1, x2, WORDS))
+    return Kernel(*compute(*checked(net, x1, x2), WORDS))
 
 
 def ntk(
@@ -132,7 +134,7 @@ def ntk(
     >>> ntk(serial(Dense(8), Relu(), Dense(1)), jnp.eye(2), jnp.eye(2)).shape
     (2, 2)
     """
-    return compute(net, x1, x2, ("ntk",))[0]
+    return compute(*checked(net, x1, x2), ("ntk",))[0]
 
 
 def nngp(
@@ -145,14 +147,50 @@ def nngp(
     >>> nngp(Dense(1, W_std=2.0), jnp.ones((1, 3))).tolist()
     [[4.0]]
     """
-    return compute(net, x1, x2, ("nngp",))[0]
+    return compute(*checked(net, x1, x2), ("nngp",))[0]
 
 
-def compute(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...]) -> tuple[Array, ...]:
-    """The kernels of these names, all pairs at once, with all checks."""
-    blocks, is_finite = program(*checked(net, x1, x2), words)
-    finite(is_finite, blocks[0].dtype)
+def compute(
+    net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...], *, tile: int | None = None, progress: bool = False
+) -> tuple[Array, ...]:
+    """The kernels of these names, of `checked` arguments: in tiles if there are many points, else all pairs at once."""
+    most = max(len(x1), 0 if x2 is None else len(x2))
+    if not checks.is_concrete(net, x1, x2) or most <= (tile or _tile_side(net, x1)):
+        return _of_block(net, x1, x2, words)
+    try:
+        block = lambda rows, columns: _of_block(net, rows, columns, words, is_tile=True)
+        blocks = tiled(block, x1, x2, tile or _tile_side(net, x1), progress=progress)
+    except _KeepsPositions:
+        return _of_block(net, x1, x2, words)
+    return tuple(map(jnp.asarray, blocks))
+
+
+class _KeepsPositions(Exception):
+    """The kernel of a tile has position axes, which are not put together from tiles."""
+
+
+def _of_block(net, x1, x2, words, *, is_tile=False):
+    blocks, is_finite = program(net, x1, x2, words)
+    if is_tile and blocks[0].ndim != 2:
+        raise _KeepsPositions
+    if checks.is_concrete(is_finite) and not bool(is_finite):
+        raise ValueError(
+            f"Expected a kernel within the range of {blocks[0].dtype}, got an overflow (infinity or NaN). Scale the "
+            "inputs or the weights down, or use float64: jax.config.update('jax_enable_x64', True), x.astype(float)."
+        )
     return blocks
+
+
+# Entries of one array of a tile: with the few arrays that a layer touches at a time, about a core's cache.
+ENTRIES_PER_TILE = {"cpu": 2**16, "gpu": 2**24, "tpu": 2**24}
+
+
+def _tile_side(net: Layer, x: Array) -> int:
+    """As many examples as fill the cache, given how many pairs of positions the network keeps for each pair."""
+    sizes = prod(x.shape[1:-1])
+    pairs = sizes**2 if net.requires(frozenset()) & {"all", "inside"} else sizes
+    side = (ENTRIES_PER_TILE[jax.default_backend()] / pairs) ** 0.5
+    return max(4, 2 ** int(log2(max(side, 1))))  # whole vectors: tiles of 5 take twice the time of tiles of 8
 
 
 @partial(jax.jit, static_argnames="words")
@@ -164,15 +202,6 @@ def program(net, x1, x2, words):
         upper = jnp.tri(len(x1), dtype=bool).T
         blocks = tuple(jnp.where(upper, block, block.T) for block in blocks)
     return blocks, jnp.stack([jnp.isfinite(block).all() for block in blocks]).all()
-
-
-def finite(is_finite: Array, dtype: Any) -> None:
-    """Raises ValueError for a kernel that is not finite; one number leaves the device."""
-    if checks.is_concrete(is_finite) and not bool(is_finite):
-        raise ValueError(
-            f"Expected a kernel within the range of {dtype}, got an overflow (infinity or NaN). Scale the inputs or "
-            "the weights down, or use float64: jax.config.update('jax_enable_x64', True) and x.astype(float)."
-        )
 
 
 def checked(net: Any, x1: Any, x2: Any) -> tuple[Layer, Array, Array | None]:

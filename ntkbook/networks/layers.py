@@ -199,8 +199,9 @@ class Sum(Layer):
     Both kernels add: of the paths all but one end in random weights of mean zero, so that no two are correlated.
     LayerNorm and pooling may follow these weights.
 
-    >>> Sum(Dense(8), serial(Relu(), Dense(8)))
-    Sum(Dense(width=8, W_std=1.0, b_std=0.0, parameterization='ntk'), serial(Relu(), Dense(width=8, W_std=1.0, b_std=0.0, parameterization='ntk')))
+    >>> from ntkbook import Dense, Relu, Sum, serial
+    >>> len(Sum(Dense(8), serial(Dense(4), Relu(), Dense(8))).paths)
+    2
     """
 
     paths: tuple[Layer, ...]
@@ -239,8 +240,8 @@ class Sum(Layer):
         if len(shapes) > 1:
             raise ValueError(
                 f"Expected the paths of {self._name()} to end in one width and shape, got "
-                f"{', '.join(f'width {end.width} and kernel {end.nngp.shape}' for end in ends)}. Give their last layers "
-                "one width, and pool or convolve alike."
+                f"{', '.join(f'width {end.width} and kernel {end.nngp.shape}' for end in ends)}. "
+                "Give their last layers one width, and pool or convolve alike."
             )
         add = lambda arrays: None if any(a is None for a in arrays) else reduce(jnp.add, arrays)
         names = ("nngp", "ntk", "var1", "var2", "distance")

@@ -7,6 +7,7 @@ copies. Notebook 02 derives the NNGP, notebook 03 the NTK.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,6 +57,10 @@ class Signals:
         if "distance" not in changes and changes.keys() & {"nngp", "var1", "var2"}:
             new = dataclasses.replace(new, distance=distance_of_covariances(new, self.distance))
         return dataclasses.replace(new, distance=jax.lax.stop_gradient(new.distance))
+
+    def without_distance(self) -> "Signals":
+        """These signals before they are mixed: where two were one says nothing about what comes of them."""
+        return dataclasses.replace(self, distance=None)
 
     def on_twins(self, values: Array, exact: Array) -> Array:
         """`values`, except that entries which pair a signal with itself are taken from `exact`.
@@ -121,27 +126,33 @@ def covariances(x1: Array, x2: Array | None) -> tuple[Array, Array, Array, Array
     if features <= FEW_FEATURES:
         distance = sum(jnp.square(x1[:, i, None] - x2[:, i]) for i in range(features)) / features
     else:
-        total = jax.lax.stop_gradient(var1 + var2)
+        fixed = jax.lax.stop_gradient((nngp, var1, var2))
         is_twin = is_same & jnp.eye(len(x1), len(x2), dtype=bool)
-        rough = jnp.where(is_twin, 0, total - 2 * jax.lax.stop_gradient(nngp))
-        is_near = ~is_twin & (rough < 2 * NEAR * total)
-        distance = jax.lax.cond(is_near.any(), _refined, lambda x1, x2, rough, is_near: rough, x1, x2, rough, is_near)
+        any_near = (_is_near(*fixed) & ~is_twin).any()  # one pass, which leaves no array behind
+        rough = lambda x1, x2, nngp, var1, var2: jnp.where(is_twin, 0, var1 + var2 - 2 * nngp)
+        distance = jax.lax.cond(any_near, partial(_refined, is_twin), rough, x1, x2, *fixed)
     return _selected(nngp, var1, distance == 0), distance, var1, var2
 
 
-def _refined(x1, x2, rough, is_near):
+def _is_near(nngp, var1, var2):
+    return var1 + var2 - 2 * nngp < 2 * NEAR * (var1 + var2)
+
+
+def _refined(is_twin, x1, x2, nngp, var1, var2):
     """Distances of near rows from their differences: many at once about their common mean, the nearest one by one."""
     features = x1.shape[-1]
     mean = x1.mean(0)
     a, b = x1 - mean, x2 - mean
     total = jnp.square(a).mean(-1)[:, None] + jnp.square(b).mean(-1)
     centred = total - 2 * jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST) / features
-    size = min(rough.size, max(1, GATHERED // features), 4 * (len(x1) + len(x2)))
+    size = min(nngp.size, max(1, GATHERED // features), 4 * (len(x1) + len(x2)))
 
     def some(carry):
         distance, todo = carry
         i, j = jnp.nonzero(todo, size=size, fill_value=0)
         return distance.at[i, j].set(jnp.square(x1[i] - x2[j]).mean(-1)), todo.at[i, j].set(False)
 
+    is_near = _is_near(nngp, var1, var2) & ~is_twin
+    rough = jnp.where(is_twin, 0, var1 + var2 - 2 * nngp)
     start = jnp.where(is_near, centred, rough), is_near & (centred < 2 * NEAR * total)
     return jax.lax.while_loop(lambda carry: carry[1].any(), some, start)[0]
