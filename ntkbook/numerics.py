@@ -136,12 +136,14 @@ def cosine(q1: Float[Array, "..."], q2: Float[Array, "..."], k: Float[Array, "..
     return k * (_reciprocal_of_root(safe_sqrt(q1)) * _reciprocal_of_root(safe_sqrt(q2)))
 
 
-def gap_of_cosine(q1: Array, q2: Array, c: Array, distance: Array) -> Array:
+def gap_of_cosine(q1: Array, q2: Array, c: Array, distance: Array | None) -> Array:
     """1 - |c| of two points, with all its digits where they are near: there from E[(u - v)^2] = q1 + q2 - 2k.
 
     Prevents: angles of the size sqrt(eps) between points that coincide or are opposite up to rounding, which kinks
-    would turn into errors of that size, and jumps into their roots.
+    would turn into errors of that size, and jumps into their roots. Without a distance: what the cosine says.
     """
+    if distance is None:
+        return _one_minus(c)
     eps = jnp.finfo(c.dtype).eps
     far = jnp.maximum(1 - jnp.abs(c), 0)
     far = jnp.where(far < 8 * eps, 0, far)

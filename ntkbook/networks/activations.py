@@ -19,7 +19,7 @@ from .kernel import Layer
 from .signals import Signals, like
 
 Pair = tuple[Array, Array]
-Three = tuple[Array, Array, Array]
+Three = tuple[Array, Array, Array | None]
 
 
 class Activation(Layer):
@@ -37,10 +37,13 @@ class Activation(Layer):
         """(E[phi(u)^2], E[phi'(u)^2]) for a variance q: `dual(q, q, q)` without its rounding at kinks."""
         return self.dual(q, q, q)
 
-    def dual_at_distance(self, q1: Array, q2: Array, k: Array, distance: Array) -> Three:
-        """`dual`, and E[(phi(u) - phi(v))^2]. What has kinks or jumps uses that distance = E[(u - v)^2] is exact."""
+    def dual_at_distance(self, q1: Array, q2: Array, k: Array, distance: Array | None) -> Three:
+        """`dual`, and E[(phi(u) - phi(v))^2]. What has kinks or jumps uses that distance = E[(u - v)^2] is exact.
+
+        For points that are all far, both distances are None.
+        """
         T, Tdot = self.dual(q1, q2, k)
-        return T, Tdot, self.distance_after(q1, q2, T, distance)
+        return T, Tdot, None if distance is None else self.distance_after(q1, q2, T, distance)
 
     def distance_after(self, q1: Array, q2: Array, T: Array, distance: Array) -> Array:
         """E[(phi(u) - phi(v))^2]. For near points it is E[phi'^2] times the distance, corrected for their lengths."""
@@ -70,7 +73,7 @@ class Activation(Layer):
             ntk=k.on_twins(Tdot, Tdot1) * k.ntk,
             var1=T1,
             var2=T2,
-            distance=jnp.where(k.distance == 0, 0, jnp.maximum(distance, 0)),
+            distance=None if distance is None else jnp.where(k.distance == 0, 0, jnp.maximum(distance, 0)),
             is_gaussian=False,
             fresh=-1,
         )
@@ -103,7 +106,7 @@ class Identity(Activation):
         return needs
 
 
-def _rectified(a: Array, b: Array, q1: Array, q2: Array, k: Array, distance: Array) -> Three:
+def _rectified(a: Array, b: Array, q1: Array, q2: Array, k: Array, distance: Array | None) -> Three:
     """The dual of a min(x, 0) + b max(x, 0). Cho and Saul 2009, eq. 3; Tsuchida et al. 2018, eq. 8.
 
     Written as (b - a)^2 times the rectifier's dual plus a b times the identity's: exact at both ends.
@@ -112,10 +115,13 @@ def _rectified(a: Array, b: Array, q1: Array, q2: Array, k: Array, distance: Arr
     gap = gap_of_cosine(q1, q2, c, distance)
     theta = angle(c, gap)
     T = s1 * s2 * _arc_cosine(c, gap) / (2 * jnp.pi)
+    T, Tdot = (b - a) ** 2 * T + a * b * k, (b - a) ** 2 * (jnp.pi - theta) / (2 * jnp.pi) + a * b
+    if distance is None:
+        return T, Tdot, None
     one_minus_c = jnp.where(c < 0, 2 - gap, gap)
     apart = one_minus_c - (sine_of_angle(c, gap) - theta * c) / jnp.pi  # 1 - the next cosine
     after = (b - a) ** 2 * (jnp.square(s1 - s2) / 2 + s1 * s2 * apart) + a * b * distance
-    return (b - a) ** 2 * T + a * b * k, (b - a) ** 2 * (jnp.pi - theta) / (2 * jnp.pi) + a * b, after
+    return T, Tdot, after
 
 
 @jax.custom_jvp
@@ -257,7 +263,7 @@ class Gelu(Activation):
         return T / (2 * jnp.pi), (angle + slope * bracket) / (2 * jnp.pi)
 
 
-def _angle_of(q1: Array, q2: Array, k: Array, distance: Array) -> Array:
+def _angle_of(q1: Array, q2: Array, k: Array, distance: Array | None) -> Array:
     c = cosine(q1, q2, k)
     return angle(c, gap_of_cosine(q1, q2, c, distance))
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import checks
 from . import positions
-from .signals import Signals, input_signals
+from .signals import Signals, far_signals, flat_products, input_signals
 from .tiles import tiled
 
 WORDS = ("nngp", "ntk")
@@ -170,10 +171,24 @@ class _KeepsPositions(Exception):
 
 
 def _of_block(net, x1, x2, words, *, is_tile=False):
-    blocks, is_finite = program(net, x1, x2, words)
-    if is_tile and blocks[0].ndim != 2:
-        raise _KeepsPositions
-    if checks.is_concrete(is_finite) and not bool(is_finite):
+    if is_tile and x1.ndim == 2:
+        products, any_near = flat_products(x1, x2)
+        if any_near:
+            blocks = program(net, x1, x2, words)
+        else:
+            blocks = _far_program(net, products, words, x1.shape[-1], x2 is None)
+    else:
+        blocks = program(net, x1, x2, words)
+    if is_tile:
+        if blocks[0].ndim != 2:
+            raise _KeepsPositions
+        blocks = tuple(map(np.asarray, blocks))
+        is_finite = all(np.isfinite(block).all() for block in blocks)
+    else:
+        if x2 is None and blocks[0].ndim == 2 and checks.is_concrete(blocks):
+            blocks = _symmetric(blocks)
+        is_finite = not checks.is_concrete(blocks) or bool(_are_finite(blocks))
+    if not is_finite:
         raise ValueError(
             f"Expected a kernel within the range of {blocks[0].dtype}, got an overflow (infinity or NaN). Scale the "
             "inputs or the weights down, or use float64: jax.config.update('jax_enable_x64', True), x.astype(float)."
@@ -195,13 +210,33 @@ def _tile_side(net: Layer, x: Array) -> int:
 
 @partial(jax.jit, static_argnames="words")
 def program(net, x1, x2, words):
-    """(the kernels of these names, are they finite): the compiled part."""
-    k = through(net, input_signals(x1, x2, net.requires(frozenset({"all"}))))
-    blocks = tuple(positions.examples_first(getattr(k, word)) for word in words)
-    if x2 is None and blocks[0].ndim == 2:  # sums in another order may differ in the last bit
-        upper = jnp.tri(len(x1), dtype=bool).T
-        blocks = tuple(jnp.where(upper, block, block.T) for block in blocks)
-    return blocks, jnp.stack([jnp.isfinite(block).all() for block in blocks]).all()
+    """The kernels of these names: the compiled part."""
+    return _ends(through(net, input_signals(x1, x2, net.requires(frozenset({"all"})))), words)
+
+
+@partial(jax.jit, static_argnames=("words", "width", "is_same"))
+def _far_program(net, products, words, width, is_same):
+    """`program` for flat data without near points, which passes no distances on."""
+    return _ends(through(net, far_signals(products, width, is_same)), words)
+
+
+def _ends(k, words):
+    return tuple(positions.examples_first(getattr(k, word)) for word in words)
+
+
+# Two more passes over a result, apart: compiled together with it they would compute all of it again.
+
+
+@jax.jit
+def _symmetric(blocks):
+    """Sums in another order may differ in the last bit."""
+    upper = jnp.tri(len(blocks[0]), dtype=bool).T
+    return tuple(jnp.where(upper, block, block.T) for block in blocks)
+
+
+@jax.jit
+def _are_finite(blocks):
+    return jnp.stack([jnp.isfinite(block).all() for block in blocks]).all()
 
 
 def checked(net: Any, x1: Any, x2: Any) -> tuple[Layer, Array, Array | None]:

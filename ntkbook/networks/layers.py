@@ -218,63 +218,89 @@ class Sum(Layer):
         shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
         if len({tuple(shape) for shape in shapes}) > 1:
             raise ValueError(
-                f"Expected the paths of {self._name()} to end in one shape, got {', '.join(map(str, shapes))} "
+                f"Expected the paths of Sum to end in one shape, got {', '.join(map(str, shapes))} "
                 f"from {input_shape}. Give their last layers one width, and pool or convolve alike."
             )
         return shapes[0], params
 
     def apply(self, params, x):
-        _same_number(params, self.paths, self._name())
+        _same_number(params, self.paths, "Sum")
         outputs = [path.apply(path_params, x) for path, path_params in zip(self.paths, params)]
         return reduce(jnp.add, outputs)
 
     def kernel(self, k):
-        level = k.level + 1
-        ends = [through(path, k.replace(level=level)) for path in self.paths]
-        if sum(end.fresh < level for end in ends) > 1:
-            raise ValueError(
-                f"Expected all paths of {self._name()} but one to end in random weights, got {_names(self.paths)}: "
-                "sums of correlated signals have no kernel here. End them in Dense or Conv."
-            )
-        shapes = {(end.width, end.keep, end.nngp.shape) for end in ends}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"Expected the paths of {self._name()} to end in one width and shape, got "
-                f"{', '.join(f'width {end.width} and kernel {end.nngp.shape}' for end in ends)}. "
-                "Give their last layers one width, and pool or convolve alike."
-            )
-        add = lambda arrays: None if any(a is None for a in arrays) else reduce(jnp.add, arrays)
-        names = ("nngp", "ntk", "var1", "var2", "distance")
-        return ends[0].replace(
-            **{name: add([getattr(end, name) for end in ends]) for name in names},
-            is_gaussian=all(end.is_gaussian for end in ends),
-            level=k.level,
-            fresh=min(k.level, *(end.fresh for end in ends)),
-        )
+        return _kernel_of_sum(self.paths, k, "Sum")
 
     def requires(self, needs):
         return frozenset().union(*(path.requires(needs) for path in self.paths))
 
-    def _name(self) -> str:
-        return "Residual" if _is_residual(self) else "Sum"
-
     def __repr__(self):
-        if _is_residual(self):
-            return f"Residual({', '.join(map(repr, getattr(self.paths[1], 'layers', self.paths[1:])))})"
         return f"Sum({', '.join(map(repr, self.paths))})"
 
 
-def _is_residual(layer: Sum) -> bool:
-    return len(layer.paths) == 2 and isinstance(layer.paths[0], Identity)
+def _kernel_of_sum(paths: Sequence[Layer], k: Signals, name: str) -> Signals:
+    level = k.level + 1
+    ends = [through(path, k.replace(level=level)) for path in paths]
+    if sum(end.fresh < level for end in ends) > 1:
+        raise ValueError(
+            f"Expected all paths of {name} but one to end in random weights, got {_names(paths)}: "
+            "sums of correlated signals have no kernel here. End them in Dense or Conv."
+        )
+    shapes = {(end.width, end.keep, end.nngp.shape) for end in ends}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Expected the paths of {name} to end in one width and shape, got "
+            f"{', '.join(f'width {end.width} and kernel {end.nngp.shape}' for end in ends)}. "
+            "Give their last layers one width, and pool or convolve alike."
+        )
+    add = lambda arrays: None if any(a is None for a in arrays) else reduce(jnp.add, arrays)
+    names = ("nngp", "ntk", "var1", "var2", "distance")
+    return ends[0].replace(
+        **{name: add([getattr(end, name) for end in ends]) for name in names},
+        is_gaussian=all(end.is_gaussian for end in ends),
+        level=k.level,
+        fresh=min(k.level, *(end.fresh for end in ends)),
+    )
 
 
-def Residual(*layers: Layer) -> Sum:
+@pytree
+class Residual(Layer):
     """x + f(x), where f is `layers` one after another and ends in random weights of the same width as x: see `Sum`.
 
-    >>> Residual(Relu(), Dense(8)).paths[0]
-    Identity()
+    Its parameters are those of `serial(*layers)`.
+
+    >>> from ntkbook import Dense, Relu, Residual
+    >>> len(Residual(Relu(), Dense(8)).layers)
+    2
     """
-    return Sum(Identity(), serial(*layers))
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Layer):
+        for layer in layers:
+            _check_layer(layer)
+        object.__setattr__(self, "layers", layers)
+
+    def init(self, key, input_shape):
+        output_shape, params = Sequential(self.layers).init(key, input_shape)
+        if tuple(output_shape) != tuple(input_shape):
+            raise ValueError(
+                f"Expected the layers of Residual to keep the shape {input_shape}, got {output_shape}. "
+                "Give its last layer the width of its input."
+            )
+        return output_shape, params
+
+    def apply(self, params, x):
+        return x + Sequential(self.layers).apply(params, x)
+
+    def kernel(self, k):
+        return _kernel_of_sum((Identity(), Sequential(self.layers)), k, "Residual")
+
+    def requires(self, needs):
+        return needs | Sequential(self.layers).requires(needs)
+
+    def __repr__(self):
+        return f"Residual({', '.join(map(repr, self.layers))})"
 
 
 @pytree
@@ -350,10 +376,12 @@ class LayerNorm(Layer):
         inverse1, inverse2 = jax.lax.rsqrt(k.var1 + eps), jax.lax.rsqrt(k.var2 + eps)
         scale = inverse1 * inverse2
         scale = k.on_twins(scale, 1 / (k.var1 + eps))
-        lengths = safe_sqrt(k.var1) * inverse1 - safe_sqrt(k.var2) * inverse2
-        distance = scale * chord(k.var1, k.var2, k.distance) + lengths * lengths
         var1, var2 = k.var1 * inverse1**2, k.var2 * inverse2**2
-        return k.replace(nngp=k.nngp * scale, ntk=k.ntk * scale, var1=var1, var2=var2, distance=distance)
+        out = k.replace(nngp=k.nngp * scale, ntk=k.ntk * scale, var1=var1, var2=var2, distance=None)
+        if k.distance is None:
+            return out
+        lengths = safe_sqrt(k.var1) * inverse1 - safe_sqrt(k.var2) * inverse2
+        return out.replace(distance=scale * chord(k.var1, k.var2, k.distance) + lengths * lengths)
 
     def requires(self, needs):
         return needs | {"variances"}

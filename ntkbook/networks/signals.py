@@ -7,7 +7,7 @@ copies. Notebook 02 derives the NNGP, notebook 03 the NTK.
 """
 
 import dataclasses
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ class Signals:
     var1:  E[z(x1)^2], (n1, 1), and var2: E[z(x2)^2], (1, n2); they broadcast against nngp and ntk
     distance: E[(z(x1) - z(x2))^2] = var1 + var2 - 2 nngp with the digits that this difference would lose, (n1, n2);
         zero exactly where both are one signal. A value without derivatives.
+    copies: where both are one signal, for flat data none of which are near: then there is no distance to carry.
 
     Where nothing that follows asked for variances (`Layer.requires`), they and the distance may be None. Signals with
     positions (images, sequences) have more axes in front: see positions.py.
@@ -40,8 +41,9 @@ class Signals:
     ntk: Array
     var1: Any
     var2: Any
-    distance: Any
-    width: int = static()  # channels before this place: the standard parameterization depends on it
+    distance: Any = None
+    copies: Any = None
+    width: int = static(default=0)  # channels before this place: the standard parameterization depends on it
     is_gaussian: bool = static(default=False)
     level: int = static(default=0)  # how many sums of paths enclose this place
     fresh: int = static(default=-1)  # the level at which random weights of mean zero made these signals
@@ -52,7 +54,7 @@ class Signals:
     def replace(self, **changes: Any) -> "Signals":
         """A copy with some fields changed. A distance that is not given follows from the new covariances."""
         new = dataclasses.replace(self, **changes)
-        if new.var1 is None or new.var2 is None:
+        if new.var1 is None or new.var2 is None or new.copies is not None:
             return dataclasses.replace(new, distance=None)
         if "distance" not in changes and changes.keys() & {"nngp", "var1", "var2"}:
             new = dataclasses.replace(new, distance=distance_of_covariances(new, self.distance))
@@ -67,7 +69,8 @@ class Signals:
 
         The angle of a point with itself is zero only up to rounding; variances have no angle in them.
         """
-        return values if self.distance is None else _selected(values, exact, self.distance == 0)
+        are_twins = self.copies if self.distance is None else self.distance == 0
+        return values if are_twins is None else _selected(values, exact, are_twins)
 
 
 @jax.custom_jvp
@@ -105,6 +108,22 @@ def input_signals(x1: Array, x2: Array | None, needs: frozenset[str]) -> Signals
     return k
 
 
+@jax.jit
+def flat_products(x1: Array, x2: Array | None) -> tuple[tuple[Array, Array, Array], Array]:
+    """((nngp, var1, var2), are two different rows near) of flat data: with far points all else follows from these."""
+    nngp, var1, var2 = _products(x1, x1 if x2 is None else x2)
+    is_near = _is_near(nngp, var1, var2)
+    return (nngp, var1, var2), (is_near if x2 is not None else is_near & ~jnp.eye(len(x1), dtype=bool)).any()
+
+
+def far_signals(products: tuple[Array, Array, Array], width: int, is_same: bool) -> Signals:
+    """`input_signals` without distances, of `flat_products` of far points."""
+    nngp, var1, var2 = products
+    copies = jnp.eye(len(nngp), dtype=bool) if is_same else jnp.zeros((1, 1), dtype=bool)
+    k = Signals(nngp, jnp.zeros_like(nngp), var1, var2, width=width, copies=copies)
+    return dataclasses.replace(k, nngp=k.on_twins(nngp, var1))
+
+
 def _inside(x: Array, axis: int) -> Signals:
     """All pairs of positions inside each example, with an axis of length 1 where the other examples would be."""
     one = jax.vmap(lambda x: _signals(x[None], None, "all"), out_axes=-1)(x)  # (..., 1, 1, n)
@@ -120,11 +139,11 @@ def covariances(x1: Array, x2: Array | None) -> tuple[Array, Array, Array, Array
     """(nngp, distance, var1, var2) of the rows of x1 (n1, features) and x2 (n2, features), x1 itself if None."""
     is_same, x2 = x2 is None, x1 if x2 is None else x2
     features = x1.shape[-1]
-    nngp = jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST) / features
-    var1, var2 = jnp.square(x1).mean(-1)[:, None], jnp.square(x2).mean(-1)[None]
+    nngp, var1, var2 = _products(x1, x2)
     x1, x2 = jax.lax.stop_gradient((x1, x2))
     if features <= FEW_FEATURES:
-        distance = sum(jnp.square(x1[:, i, None] - x2[:, i]) for i in range(features)) / features
+        squares = [jnp.square(x1[:, i, None] - x2[:, i]) for i in range(features)]
+        distance = reduce(jnp.add, squares) / features
     else:
         fixed = jax.lax.stop_gradient((nngp, var1, var2))
         is_twin = is_same & jnp.eye(len(x1), len(x2), dtype=bool)
@@ -132,6 +151,11 @@ def covariances(x1: Array, x2: Array | None) -> tuple[Array, Array, Array, Array
         rough = lambda x1, x2, nngp, var1, var2: jnp.where(is_twin, 0, var1 + var2 - 2 * nngp)
         distance = jax.lax.cond(any_near, partial(_refined, is_twin), rough, x1, x2, *fixed)
     return _selected(nngp, var1, distance == 0), distance, var1, var2
+
+
+def _products(x1, x2):
+    nngp = jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST) / x1.shape[-1]
+    return nngp, jnp.square(x1).mean(-1)[:, None], jnp.square(x2).mean(-1)[None]
 
 
 def _is_near(nngp, var1, var2):

@@ -30,6 +30,8 @@ class _Wave(Activation):
         return self.at_distance(q1, q2, k, with_derivatives_of(distance, jnp.maximum(distance, 0)))
 
     def dual_at_distance(self, q1, q2, k, distance):
+        if distance is None:
+            return *self.dual(q1, q2, k), None
         T, Tdot = self.at_distance(q1, q2, k, with_derivatives_of(q1 + q2 - 2 * k, distance))
         return T, Tdot, self.distance_after(q1, q2, T, distance)
 

@@ -23,16 +23,17 @@ def tiled(
 ) -> list[np.ndarray]:
     """The matrices f(x1, x2), each (n1, n2), from calls on at most `tile` rows of each; x2=None means x1.
 
-    `f` gets None for the second rows on the diagonal of a symmetric matrix. The last tile is filled up with copies of
-    the last row, so that one compiled program serves all. One worker per core.
+    `f` gets None for the second rows on the diagonal of a symmetric matrix. The last tile is filled up with opposite
+    rows, which are near to no other, so that one compiled program serves all. One worker per core.
     """
-    is_same, x2 = x2 is None, x1 if x2 is None else x2
-    n1, n2 = len(x1), len(x2)
-    x1, x2 = _padded(x1, tile), _padded(x2, tile)
+    is_same, n1, n2 = x2 is None, len(x1), len(x1 if x2 is None else x2)
+    rows = _padded(x1, tile)
+    columns = rows if x2 is None else _padded(x2, tile)
     results: list[np.ndarray] = []
 
     def block(i: int, j: int) -> tuple[np.ndarray, ...]:
-        return tuple(np.asarray(b) for b in f(x1[i : i + tile], None if is_same and i == j else x2[j : j + tile]))
+        blocks = f(rows[i : i + tile], None if is_same and i == j else columns[j : j + tile])
+        return tuple(np.asarray(entries) for entries in blocks)
 
     def fill(corner: tuple[int, int], blocks: tuple[np.ndarray, ...] | None = None) -> None:
         i, j = corner
@@ -41,6 +42,8 @@ def tiled(
             result[i : i + tile, j : j + tile] = entries
             if is_same and i != j:
                 result[j : j + tile, i : i + tile] = entries.T
+            elif is_same:  # sums in another order may differ in the last bit
+                result[i : i + tile, i : i + tile] = np.triu(entries) + np.triu(entries, 1).T
 
     corners = [(i, j) for i in range(0, n1, tile) for j in range(0, n2, tile) if not is_same or i <= j]
     first = block(*corners[0])  # tells how many matrices there are, of what precision
@@ -54,7 +57,8 @@ def tiled(
 
 def _padded(x: Array, tile: int) -> np.ndarray:
     host = np.asarray(x)
-    return np.concatenate([host, np.repeat(host[-1:], -len(host) % tile, axis=0)]) if len(host) % tile else host
+    missing = -len(host) % tile
+    return np.concatenate([host, np.resize(-host, (missing, *host.shape[1:]))]) if missing else host
 
 
 def _with_bar(steps: Iterator[Any], total: int, progress: bool) -> Iterator[Any]:
