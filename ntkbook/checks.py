@@ -195,6 +195,32 @@ def positive_count(value: Any, name: str) -> None:
     number(value, name, low=1.0, is_whole=True)
 
 
+def one_key(key: Any) -> None:
+    """Raises TypeError for what is not a single random key."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (is_typed and shape == ()) and not (dtype == np.uint32 and len(shape or ()) == 1):
+        got = f"an array of them, of shape {shape}" if is_typed else describe(key)
+        raise TypeError(f"Expected one random key, got {got}. jax.random.key(0) makes one; jax.vmap maps over many.")
+
+
+def input_shape(shape: Any) -> tuple[int, ...]:
+    """`shape` as a tuple: the example axis, any number there, then at least one axis of positive length.
+
+    Raises:
+        TypeError: for what is no sequence of whole numbers; ValueError for too few axes and for empty ones.
+    """
+    is_sequence = isinstance(shape, (tuple, list))
+    if not is_sequence or any(not isinstance(size, (numbers.Integral, np.integer)) for size in shape[1:]):
+        raise TypeError(f"Expected the shape of the inputs, such as x.shape, got {describe(shape)}.")
+    if len(shape) < 2 or min(shape[1:]) < 1:
+        raise ValueError(
+            f"Expected the shape of the inputs with the example axis first and no empty axis, as in (1, features), "
+            f"got {tuple(shape)}. The number of examples does not matter."
+        )
+    return (shape[0], *map(int, shape[1:]))
+
+
 def momentum(value: Any) -> None:
     """Raises ValueError unless 0 <= momentum < 1."""
     non_negative(value, "momentum")

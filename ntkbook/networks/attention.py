@@ -66,6 +66,8 @@ class SelfAttention(Layer):
             )
 
     def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
         _, s, channels = _check_sequence(input_shape)
         shapes = {
             "query": (self.heads, channels, self.key_width),

@@ -20,11 +20,12 @@ from jaxtyping import Array
 from .. import checks
 from ..pytrees import number, pytree, static
 from .kernel import Layer
-from .layers import affine_kernel, affine_weights, check_parameterization, scale_params, standard_normals
+from .layers import affine_kernel, affine_weights, check_parameterization, plus_bias, scale_params, standard_normals
 from .positions import diagonal, diagonal_of_pairs, one_sided, position_axes
 from .signals import Signals
 
 Axes = list[tuple[int, ...]]
+MOST_SHIFTS = 1024  # a filter with more positions along one direction is a slip
 
 
 @pytree
@@ -60,6 +61,8 @@ class Conv(Layer):
         return self.channels
 
     def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
         _check_positions(len(input_shape) - 2, self.filter_shape, "Conv")
         params = standard_normals(key, ((*self.filter_shape, input_shape[-1], self.channels), (self.channels,)))
         sizes = input_shape[1:-1]
@@ -70,15 +73,15 @@ class Conv(Layer):
         return (input_shape[0], *out, self.channels), scale_params(self, params, self._fan_in(input_shape[-1]))
 
     def apply(self, params, x):
+        W, b = affine_weights(self, params, x)
         _check_positions(x.ndim - 2, self.filter_shape, "Conv")
-        W, b = affine_weights(self, params, self._fan_in(x.shape[-1]))
         pads = self._pads(x.shape[1:-1])
         if self.padding == "CIRCULAR":
             x = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode="wrap")
             pads = [(0, 0) for _ in pads]
         d = "HWD"[: x.ndim - 2]
         layout = (f"N{d}C", f"{d}IO", f"N{d}C")
-        return jax.lax.conv_general_dilated(x, W, self.strides, pads, dimension_numbers=layout) + b
+        return plus_bias(jax.lax.conv_general_dilated(x, W, self.strides, pads, dimension_numbers=layout), b)
 
     def kernel(self, k):
         _check_positions(_directions(k), self.filter_shape, "Conv")
@@ -271,7 +274,7 @@ def _check_positions(n: int, window: tuple[int, ...], name: str) -> None:
 def _window(value: Any, name: str) -> tuple[int, ...]:
     sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     for size in sizes:
-        checks.positive_int(size, name)
+        checks.whole_number(size, name, 1, MOST_SHIFTS if name == "filter_shape" else checks.MOST)
     return sizes
 
 

@@ -157,12 +157,12 @@ def compute(
     """The kernels of these names, of `checked` arguments: in tiles if there are many points, else all pairs at once."""
     most = max(len(x1), 0 if x2 is None else len(x2))
     if not checks.is_concrete(net, x1, x2) or most <= (tile or _tile_side(net, x1)):
-        return _of_block(net, x1, x2, words)
+        return _all_pairs(net, x1, x2, words)
     try:
-        block = lambda rows, columns: _of_block(net, rows, columns, words, is_tile=True)
+        block = lambda rows, columns: _tile(net, rows, columns, words)
         blocks = tiled(block, x1, x2, tile or _tile_side(net, x1), progress=progress)
     except _KeepsPositions:
-        return _of_block(net, x1, x2, words)
+        return _all_pairs(net, x1, x2, words)
     return tuple(map(jnp.asarray, blocks))
 
 
@@ -170,30 +170,37 @@ class _KeepsPositions(Exception):
     """The kernel of a tile has position axes, which are not put together from tiles."""
 
 
-def _of_block(net, x1, x2, words, *, is_tile=False):
-    if is_tile and x1.ndim == 2:
+def _all_pairs(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...]) -> tuple[Array, ...]:
+    blocks = program(net, x1, x2, words)
+    if checks.is_concrete(blocks):
+        if x2 is None and blocks[0].ndim == 2:
+            blocks = _symmetric(blocks)
+        _check_range(bool(_are_finite(blocks)), blocks[0])
+    return blocks
+
+
+def _tile(net: Layer, x1: np.ndarray, x2: np.ndarray | None, words: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    if x1.ndim > 2:
+        blocks = program(net, x1, x2, words)
+    else:
         products, any_near = flat_products(x1, x2)
         if any_near:
             blocks = program(net, x1, x2, words)
         else:
             blocks = _far_program(net, products, words, x1.shape[-1], x2 is None)
-    else:
-        blocks = program(net, x1, x2, words)
-    if is_tile:
-        if blocks[0].ndim != 2:
-            raise _KeepsPositions
-        blocks = tuple(map(np.asarray, blocks))
-        is_finite = all(np.isfinite(block).all() for block in blocks)
-    else:
-        if x2 is None and blocks[0].ndim == 2 and checks.is_concrete(blocks):
-            blocks = _symmetric(blocks)
-        is_finite = not checks.is_concrete(blocks) or bool(_are_finite(blocks))
+    if blocks[0].ndim != 2:
+        raise _KeepsPositions
+    blocks = tuple(map(np.asarray, blocks))
+    _check_range(all(np.isfinite(block).all() for block in blocks), blocks[0])
+    return blocks
+
+
+def _check_range(is_finite: bool, block: Any) -> None:
     if not is_finite:
         raise ValueError(
-            f"Expected a kernel within the range of {blocks[0].dtype}, got an overflow (infinity or NaN). Scale the "
+            f"Expected a kernel within the range of {block.dtype}, got an overflow (infinity or NaN). Scale the "
             "inputs or the weights down, or use float64: jax.config.update('jax_enable_x64', True), x.astype(float)."
         )
-    return blocks
 
 
 # Entries of one array of a tile: with the few arrays that a layer touches at a time, about a core's cache.

@@ -44,12 +44,14 @@ class Dense(Layer):
         check_parameterization(self)
 
     def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
         params = standard_normals(key, ((input_shape[-1], self.width), (self.width,)))
         return (*input_shape[:-1], self.width), scale_params(self, params, input_shape[-1])
 
     def apply(self, params, x):
-        W, b = affine_weights(self, params, x.shape[-1])
-        return x @ W + b
+        W, b = affine_weights(self, params, x)
+        return plus_bias(x @ W, b)
 
     def kernel(self, k):
         return affine_kernel(self, k, fan_in=k.width)
@@ -87,13 +89,32 @@ def scale_params(layer: Any, params: Sequence[Array], fan_in: int) -> tuple[Arra
     return W_std / fan_in**0.5 * W, b_std * b
 
 
-def affine_weights(layer: Any, params: tuple[Array, Array], fan_in: int) -> tuple[Array, Array]:
-    """The matrix and the offset of the linear map: the NTK parameterization scales them at each use."""
+def affine_weights(layer: Any, params: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+    """The matrix and the offset of the linear map of `x`: the NTK parameterization scales them at each use.
+
+    Raises:
+        TypeError, ValueError: for inputs that are no array, or do not fit the parameters.
+    """
+    name = type(layer).__name__
+    if not isinstance(params, (tuple, list)) or len(params) != 2:
+        raise ValueError(f"Expected the parameters (W, b) of {name}, got {checks.describe(params)}. See its init.")
+    if not hasattr(x, "shape"):
+        raise TypeError(f"Expected an array of inputs for {name}, got {checks.describe(x)}. Pass jnp.asarray(x).")
     W, b = params
+    if not x.ndim or x.shape[-1] != W.shape[-2]:
+        raise ValueError(
+            f"Expected inputs of {name} with {W.shape[-2]} features on the last axis, for which its parameters were "
+            f"made, got shape {x.shape}. Call init with the shape of these inputs."
+        )
     if layer.parameterization == "standard":
         return W, b if layer.b_std is not None else jnp.zeros_like(b)
     W_std, b_std = _scales(layer, W)
-    return W_std / fan_in**0.5 * W, b_std * b
+    return W_std / prod(W.shape[:-1]) ** 0.5 * W, b_std * b
+
+
+def plus_bias(z: Array, b: Array) -> Array:
+    """z (..., width) + b (width,): ranks are made equal by hand, for those who ask JAX to be strict."""
+    return z + b.reshape(*[1] * (z.ndim - 1), -1)
 
 
 def affine_kernel(layer: Any, k: Signals, fan_in: int) -> Signals:
@@ -125,6 +146,8 @@ class Sequential(Layer):
     layers: tuple[Layer, ...]
 
     def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
         params = []
         for layer, key_layer in zip(self.layers, jax.random.split(key, max(len(self.layers), 1))):
             input_shape, layer_params = layer.init(key_layer, input_shape)
@@ -214,6 +237,8 @@ class Sum(Layer):
         object.__setattr__(self, "paths", paths)
 
     def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
         keys = jax.random.split(key, len(self.paths))
         shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
         if len({tuple(shape) for shape in shapes}) > 1:
@@ -282,6 +307,8 @@ class Residual(Layer):
         object.__setattr__(self, "layers", layers)
 
     def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
         output_shape, params = Sequential(self.layers).init(key, input_shape)
         if tuple(output_shape) != tuple(input_shape):
             raise ValueError(
@@ -319,6 +346,8 @@ class Repeat(Layer):
         _check_layer(self.layer)
 
     def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
         output_shape = self.layer.init(key, input_shape)[0]
         if tuple(output_shape) != tuple(input_shape):
             raise ValueError(

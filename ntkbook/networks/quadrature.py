@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .. import checks
 from ..numerics import arccos, cosine, safe_sqrt
 from ..pytrees import pytree, static
 from .activations import Activation
@@ -149,6 +150,26 @@ class Elementwise(Quadrature):
     def __post_init__(self):
         if not callable(self.function):
             raise TypeError(f"Expected a function of arrays, got {self.function!r}. As in Elementwise(jnp.tanh).")
+        example = jax.ShapeDtypeStruct((2, 3), float)
+        try:
+            shape = getattr(jax.eval_shape(lambda z: self.function(z), example), "shape", None)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise TypeError(
+                f"Expected a function of JAX arrays, got {self!r}, which fails on them: {reason} "
+                "Write it with jax.numpy: jnp.tanh rather than np.tanh."
+            ) from error
+        if shape != example.shape:
+            raise ValueError(
+                f"Expected an elementwise function, got {self!r}, which makes {shape} of {example.shape}. "
+                "It acts on each entry alone."
+            )
+        if self.nodes is not None:
+            if not isinstance(self.nodes, (tuple, list)) or len(self.nodes) != 2:
+                raise TypeError(f"Expected nodes = (radial, angular), two whole numbers, got {self.nodes!r}.")
+            for count in self.nodes:
+                checks.whole_number(count, "nodes", 1, 10_000)
+            object.__setattr__(self, "nodes", tuple(self.nodes))
 
     def phi(self, x):
         return self.function(x)

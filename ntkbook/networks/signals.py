@@ -94,7 +94,16 @@ def distance_of_covariances(k: Signals, before: Any = None) -> Array:
 
 
 def like(value: Any, array: Array) -> Array:
-    """A hyperparameter in the precision of the array that it meets: the library follows its inputs."""
+    """A hyperparameter in the precision of the array that it meets: the library follows its inputs.
+
+    Raises:
+        ValueError: for an array of numbers, which a single layer cannot have.
+    """
+    if jnp.ndim(value):
+        raise ValueError(
+            f"Expected one number for each hyperparameter of a layer, got an array of shape {jnp.shape(value)}. "
+            "For many networks at once map over them: jax.vmap(lambda W_std: ntk(serial(Dense(8, W_std), ...), x))."
+        )
     return jnp.asarray(value).astype(array.dtype)
 
 

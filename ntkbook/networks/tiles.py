@@ -14,7 +14,7 @@ from jax import Array
 
 
 def tiled(
-    f: Callable[[np.ndarray, np.ndarray | None], tuple[Array, ...]],
+    f: Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, ...]],
     x1: Array,
     x2: Array | None,
     tile: int,
@@ -32,8 +32,7 @@ def tiled(
     results: list[np.ndarray] = []
 
     def block(i: int, j: int) -> tuple[np.ndarray, ...]:
-        blocks = f(rows[i : i + tile], None if is_same and i == j else columns[j : j + tile])
-        return tuple(np.asarray(entries) for entries in blocks)
+        return f(rows[i : i + tile], None if is_same and i == j else columns[j : j + tile])
 
     def fill(corner: tuple[int, int], blocks: tuple[np.ndarray, ...] | None = None) -> None:
         i, j = corner
