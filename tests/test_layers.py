@@ -131,3 +131,31 @@ def test_all_parameters_are_independent_draws(key):
     for i in range(4):
         for j in range(i):
             assert abs((draws[i][:, :400] * draws[j][:, :400]).mean()) < 4 / (50 * 400) ** 0.5
+
+
+def test_arguments_that_do_not_fit_are_said():
+    key, x, net = jax.random.key(0), jnp.ones((3, 4)), serial(Dense(5), Relu(), Dense(1))
+    _, params = net.init(key, x.shape)
+    for bad in (0, jax.random.split(key, 3), jnp.ones(2)):
+        with pytest.raises(TypeError, match="Expected one random key"):
+            net.init(bad, x.shape)
+    for bad in (None, "ab", (3, 4.5), (3,), (3, 0)):
+        with pytest.raises((TypeError, ValueError), match="Expected the shape of the inputs"):
+            net.init(key, bad)
+    with pytest.raises(ValueError, match="with 4 features on the last axis"):
+        net.apply(params, jnp.ones((3, 7)))
+    with pytest.raises(ValueError, match="Expected the parameters"):
+        net.apply(((),) * 3, x)
+    with pytest.raises(ValueError, match="each of the 3 layers"):
+        net.apply(params[:2], x)
+    with pytest.raises(ValueError, match="Expected one number for each hyperparameter"):
+        nb.ntk(serial(Dense(1, jnp.ones(3)), Relu(), Dense(1)), x)
+    with pytest.raises(ValueError, match="at most 1024"):
+        nb.Conv(8, (10**9, 3))
+    with pytest.raises(TypeError, match="jnp.tanh rather than np.tanh"):
+        nb.Elementwise(np.tanh)
+    with pytest.raises(ValueError, match="Expected an elementwise function"):
+        nb.Elementwise(lambda z: z.sum())
+    for nodes in (3, (3,), (0, 3), (3.5, 2)):
+        with pytest.raises((TypeError, ValueError), match="Expected nodes"):
+            nb.Elementwise(jnp.tanh, nodes=nodes)

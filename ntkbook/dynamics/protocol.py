@@ -59,7 +59,8 @@ class Training:
 
     def train(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
         """The outputs at the training points."""
-        return self.y + self.residual(t, f0_train)
+        residual = self.residual(t, f0_train)
+        return jnp.broadcast_to(self.y, residual.shape) + residual
 
     def residual(self, t: ArrayLike, f0_train: ArrayLike = 0.0) -> Float[Array, "..."]:
         """outputs - targets at the training points; in closed form to full relative precision however small."""

@@ -19,7 +19,7 @@ from .. import checks
 from ..pytrees import number, pytree, static
 from .activations import Activation, Identity, Relu
 from .kernel import Layer
-from .layers import standard_normals
+from .layers import plus_bias, standard_normals
 from .positions import diagonal, diagonal_of_pairs
 from .signals import Signals, distance_of_covariances, like
 
@@ -86,7 +86,7 @@ class SelfAttention(Layer):
             * jnp.linalg.cholesky(self._correlation(s, x))
             @ jax.lax.stop_gradient(params["position"])
         )
-        encoded = x + encoding
+        encoded = x + encoding[None]
         query_weights = params["query"]
         key_weights = query_weights if self.scaling == "linear" else params["key"]
         Q = like(self.W_query_std, x) / channels**0.5 * jnp.einsum("nsc,hck->nhsk", encoded, query_weights)
@@ -96,7 +96,7 @@ class SelfAttention(Layer):
         A = self._zeta(scale * jnp.einsum("nhsk,nhtk->nhst", Q, K), axis=-1)
         out = jnp.einsum("nhst,nhtv,hvo->nso", A, V, params["out"])
         out_scale = like(self.W_out_std, x) / (self.heads * self.value_width) ** 0.5
-        return out_scale * out + like(self.b_std, x) * params["bias"]
+        return plus_bias(out_scale * out, like(self.b_std, x) * params["bias"])
 
     def kernel(self, k):
         if k.keep not in ("all", "inside") or k.nngp.ndim != 4:
@@ -121,7 +121,8 @@ class SelfAttention(Layer):
         )
         if var1 is None or k.distance is None:
             return out
-        are_copies = (diagonal(k.distance, 1) == 0).all(0) & jnp.eye(len(nngp), dtype=bool)[:, :, None, None]
+        are_copies = (diagonal(k.distance, 1) == 0).all(0)[None, None]
+        are_copies = are_copies & jnp.eye(len(nngp), dtype=bool)[:, :, None, None]
         return out.replace(distance=jnp.where(are_copies, 0, distance_of_covariances(out)))
 
     def requires(self, needs):
@@ -196,7 +197,7 @@ class SelfAttention(Layer):
     def _correlation(self, s: int, array: Array) -> Array:
         if self.position_decay is None:
             return jnp.eye(s, dtype=array.dtype)
-        distance = jnp.abs(jnp.arange(s)[:, None] - jnp.arange(s)).astype(array.dtype)
+        distance = jnp.abs(jnp.arange(s)[:, None] - jnp.arange(s)[None]).astype(array.dtype)
         return jnp.exp(-like(self.position_decay, array) * distance)
 
 

@@ -83,7 +83,8 @@ def overlap(activation: Activation, q: Array) -> Callable[[Array], tuple[Array, 
     for n in range(1, _ORDER - 1):
         rows.append((z * rows[n] - n**0.5 * rows[n - 1]) / (n + 1) ** 0.5)
     basis = jnp.asarray(np.stack(rows, 1) * w[:, None], q.dtype)  # (nodes, order)
-    powers = jnp.square(activation.phi(jnp.sqrt(q)[..., None] * jnp.asarray(z, q.dtype)) @ basis)
+    nodes = jnp.asarray(z, q.dtype).reshape(*[1] * q.ndim, -1)
+    powers = jnp.square(activation.phi(jnp.sqrt(q)[..., None] * nodes) @ basis)
     rest = jnp.maximum(squares(activation, q)[0] - powers.sum(axis=-1), 0)
     powers = jnp.moveaxis(jnp.concatenate([powers, rest[..., None]], axis=-1), -1, 0)
 

@@ -151,7 +151,7 @@ def covariances(x1: Array, x2: Array | None) -> tuple[Array, Array, Array, Array
     nngp, var1, var2 = _products(x1, x2)
     x1, x2 = jax.lax.stop_gradient((x1, x2))
     if features <= FEW_FEATURES:
-        squares = [jnp.square(x1[:, i, None] - x2[:, i]) for i in range(features)]
+        squares = [jnp.square(x1[:, i, None] - x2[None, :, i]) for i in range(features)]
         distance = reduce(jnp.add, squares) / features
     else:
         fixed = jax.lax.stop_gradient((nngp, var1, var2))
@@ -174,9 +174,9 @@ def _is_near(nngp, var1, var2):
 def _refined(is_twin, x1, x2, nngp, var1, var2):
     """Distances of near rows from their differences: many at once about their common mean, the nearest one by one."""
     features = x1.shape[-1]
-    mean = x1.mean(0)
+    mean = x1.mean(0, keepdims=True)
     a, b = x1 - mean, x2 - mean
-    total = jnp.square(a).mean(-1)[:, None] + jnp.square(b).mean(-1)
+    total = jnp.square(a).mean(-1)[:, None] + jnp.square(b).mean(-1)[None]
     centred = total - 2 * jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST) / features
     size = min(nngp.size, max(1, GATHERED // features), 4 * (len(x1) + len(x2)))
 
