@@ -83,7 +83,6 @@ def test_dynamics():
         assert np.isfinite(flow.train(t)).all() and np.isfinite(flow.test(t, k[:2])).all()
     descent = nb.gradient_descent(k, y, lr=0.1, momentum=0.5)
     assert np.isfinite(descent.test(3.0, k[:2])).all()
-    assert np.isfinite(nb.ensemble(NET, X[1:], y[1:], noise=0.1).predict(1.0, draw(2, 3)).covariance).all()
     assert np.isfinite(nb.log_marginal_likelihood(NET, X, y, noise=0.1))
     assert nb.spectrum(k, y) is not None and 0 < float(nb.effective_rank(k)) <= 5
     curve = nb.learning_curve(jnp.array([1.0, 0.5]), jnp.array([1.0, 0.5]), jnp.array([1.0, 4.0]), ridge=0.1, noise=0.1)

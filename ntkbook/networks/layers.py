@@ -89,7 +89,7 @@ def scale_params(layer: Any, params: Sequence[Array], fan_in: int) -> tuple[Arra
     return W_std / fan_in**0.5 * W, b_std * b
 
 
-def affine_weights(layer: Any, params: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+def affine_weights(layer: Any, params: Any, x: Any) -> tuple[Array, Array]:
     """The matrix and the offset of the linear map of `x`: the NTK parameterization scales them at each use.
 
     Raises:
