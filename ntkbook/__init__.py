@@ -52,9 +52,10 @@ from .networks.kernel import ntk as ntk
 from .networks.layers import Dense as Dense
 from .networks.layers import LayerNorm as LayerNorm
 from .networks.layers import Repeat as Repeat
-from .networks.layers import Residual as Residual
-from .networks.layers import Sum as Sum
 from .networks.layers import serial as serial
+from .networks.paths import Concat as Concat
+from .networks.paths import Residual as Residual
+from .networks.paths import Sum as Sum
 from .networks.propagation import phase as phase
 from .networks.quadrature import Elementwise as Elementwise
 from .networks.quadrature import Elu as Elu

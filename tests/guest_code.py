@@ -77,6 +77,30 @@ def residual(s):
     return s.serial(dense(s), s.FanOut(2), s.parallel(path, s.Identity()), s.FanInSum(), s.Erf(), dense(s, 1))
 
 
+def three_paths(s):
+    """A sum of three paths, two of them with weights, as in a wide residual network."""
+    shortcut, path = conv(s, 1, 1, padding="SAME"), s.serial(s.Relu(), conv(s, 3, 2, padding="SAME"))
+    fans = [s.FanOut(3), s.parallel(shortcut, path, s.Identity()), s.FanInSum()]
+    return s.serial(conv(s, 2, 2), *fans, s.Relu(), pooled(s))
+
+
+def side_by_side(s):
+    """Two paths as channels of one."""
+    fans = [s.FanOut(2), s.parallel(conv(s, 2, 1, padding="SAME"), s.Identity()), s.FanInConcat()]
+    return s.serial(conv(s, 2, 2), s.Relu(), *fans, conv(s, 2, 2), s.Relu(), flattened(s))
+
+
+def edges(s):
+    """Means and sums over windows that reach beyond the edge."""
+    first = [conv(s, 2, 2), s.Relu(), s.AvgPool((2, 2), None, "SAME"), conv(s, 1, 2), s.ABRelu(-0.5, 1.4)]
+    return s.serial(*first, s.AvgPool((2, 1), (2, 1), "SAME", True), s.SumPool((1, 2), None, "CIRCULAR"), pooled(s))
+
+
+def sums(s):
+    """Sums over all positions."""
+    return s.serial(conv(s, 2, 2), s.Relu(), s.GlobalSumPool(), s.Dropout(0.5, mode="test"), dense(s, 1))
+
+
 def channels_first(s):
     """Features first, examples last."""
     axes = dict(batch_axis=1, channel_axis=0)
@@ -115,6 +139,10 @@ NETWORKS = {
     "repeated": (lambda s: s.serial(dense(s), s.repeat(s.serial(s.Relu(), dense(s)), 3), dense(s, 1)), "flat"),
     "layer norm": (lambda s: s.serial(dense(s), s.LayerNorm(), s.Relu(), dense(s, 1)), "flat"),
     "residual": (residual, "flat"),
+    "three paths": (three_paths, "images"),
+    "side by side": (side_by_side, "images"),
+    "edges": (edges, "images"),
+    "sums": (sums, "images"),
     "channels first": (channels_first, "flat, transposed"),
     "conv, flattened": (
         lambda s: s.serial(conv(s, 3, 2), s.Relu(), conv(s, 2, 2), s.Erf(), flattened(s)),
@@ -200,6 +228,21 @@ def kernel_of_kernel(nt):
         "spread": spread,
         "ends": ends,
     }
+
+
+def own_layer(nt):
+    """A layer of the guest's own: three functions in a decorator."""
+
+    @nt.stax.layer
+    def Double():
+        scale = lambda k, **options: k.replace(
+            nngp=4 * k.nngp, ntk=_scaled(k.ntk), cov1=4 * k.cov1, cov2=_scaled(k.cov2)
+        )
+        return lambda rng, shape, **options: (shape, ()), lambda params, x, **options: 2 * x, scale
+
+    _scaled = lambda cov: None if cov is None else 4 * cov
+    kernel_fn = nt.stax.serial(dense(nt.stax), Double(), nt.stax.Erf(), dense(nt.stax, 1))[2]
+    return {"ntk": kernel_fn(FLAT, FLAT2, "ntk"), "own": kernel_fn(FLAT, None, "nngp")}
 
 
 def kernel_by_hand(nt):
@@ -338,5 +381,15 @@ CASES = {f"kernels: {name}": (lambda nt, name=name: kernels(nt, name)) for name 
 CASES |= {f"activation: {name}": (lambda nt, name=name: activation(nt, name)) for name in ACTIVATIONS}
 CASES |= {
     case.__name__: case
-    for case in (kernel_of_kernel, kernel_by_hand, batched, empirical, expansions, descent, any_loss, ensembles)
+    for case in (
+        kernel_of_kernel,
+        own_layer,
+        kernel_by_hand,
+        batched,
+        empirical,
+        expansions,
+        descent,
+        any_loss,
+        ensembles,
+    )
 }

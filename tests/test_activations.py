@@ -64,7 +64,12 @@ ACTIVATIONS = [
         kinked=True,
         leaves=("slope",),
     ),
-    Row(nb.LeakyRelu(-0.5), lambda x: np.where(x > 0, x, -0.5 * x), lambda x: np.where(x > 0, 1, -0.5), kinked=True),
+    Row(
+        nb.LeakyRelu(-0.5, 1.4),
+        lambda x: 1.4 * np.where(x > 0, x, -0.5 * x),
+        lambda x: 1.4 * np.where(x > 0, 1, -0.5),
+        kinked=True,
+    ),
     Row(nb.Abs(), np.abs, np.sign, kinked=True),
     Row(nb.Step(), step, np.zeros_like, jumps=True),
     Row(nb.Sign(), np.sign, np.zeros_like, jumps=True),

@@ -171,3 +171,27 @@ def test_finite_convolution_in_standard_parameterization(key):
     np.testing.assert_allclose(
         layer.apply((W, b), x), ntk_layer.apply((W * (9 * 30) ** 0.5, b), x), rtol=1e-11, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("padding, normalize_edges", [("SAME", False), ("SAME", True), ("CIRCULAR", False)])
+@pytest.mark.parametrize("is_sum", [False, True])
+def test_pools_at_the_edges(key, padding, normalize_edges, is_sum):
+    """The finite layer against loops over windows; the kernel of raw inputs is made of products of what it gives."""
+    x = jax.random.normal(key, (3, 5, 4, 2))
+    window, strides = (3, 2), (2, 1)
+    pool = AvgPool(window, strides, padding, normalize_edges=normalize_edges, is_sum=is_sum)
+    mode = {"mode": "wrap"} if padding == "CIRCULAR" else {}
+    padded = np.pad(x, [(0, 0), (1, 1), (0, 1), (0, 0)], **mode)  # SAME: 3 outputs of 5 rows, 4 of 4 columns
+    inside = np.pad(np.ones((5, 4)), [(1, 1), (0, 1)], **mode)
+    expected = np.zeros((3, 3, 4, 2))
+    for i in range(3):
+        for j in range(4):
+            rows, columns = slice(2 * i, 2 * i + 3), slice(j, j + 2)
+            count = inside[rows, columns].sum() if normalize_edges else 6
+            expected[:, i, j] = padded[:, rows, columns].sum((1, 2)) / (1 if is_sum else count)
+    np.testing.assert_allclose(pool.apply((), x), expected, rtol=1e-12)
+    flat = expected.reshape(3, -1)
+    np.testing.assert_allclose(nb.nngp(serial(pool, Flatten()), x), flat @ flat.T / 24, rtol=1e-12)
+    whole = expected.sum((1, 2))
+    total = nb.nngp(serial(pool, GlobalAvgPool(is_sum=True)), x[:2], x)
+    np.testing.assert_allclose(total, whole[:2] @ whole.T / 2, rtol=1e-12)

@@ -133,6 +133,32 @@ def test_all_parameters_are_independent_draws(key):
             assert abs((draws[i][:, :400] * draws[j][:, :400]).mean()) < 4 / (50 * 400) ** 0.5
 
 
+def test_paths_side_by_side_are_means_over_channels(key):
+    """By hand: each path weighs as many channels as it has."""
+    x = jax.random.normal(key, (4, 3))
+    net = nb.Concat(Dense(8, 1.3, 0.2), serial(Dense(4, 0.7)), nb.Identity())
+    raw = np.asarray(x @ x.T / 3)
+    first, second = 1.3**2 * raw + 0.2**2, 0.7**2 * raw
+    mean = (8 * first + 4 * second + 3 * raw) / 15
+    nngp, ntk = nb.kernel(serial(net, Dense(1, 1.1)), x)
+    np.testing.assert_allclose(nngp, 1.1**2 * mean, rtol=1e-12)
+    np.testing.assert_allclose(ntk, 1.1**2 * (mean + (8 * first + 4 * second) / 15), rtol=1e-12)
+    shape, params = net.init(key, x.shape)
+    out = net.apply(params, x)
+    assert out.shape == shape == (4, 15)
+    np.testing.assert_allclose(out[:, 12:], x)
+    with pytest.raises(ValueError, match="Gaussian"):
+        nb.ntk(serial(net, Relu(), Dense(1)), x)
+    with pytest.raises(ValueError, match="two or more paths"):
+        nb.Concat(Dense(1))
+    images = jax.random.normal(key, (2, 4, 4, 3))
+    apart = nb.Concat(nb.Conv(2, (3, 3), padding="VALID"), nb.Identity())
+    with pytest.raises(ValueError, match="positions"):
+        nb.ntk(serial(apart, nb.Flatten(), Dense(1)), images)
+    with pytest.raises(ValueError, match="one shape"):
+        apart.init(key, images.shape)
+
+
 def test_arguments_that_do_not_fit_are_said():
     key, x, net = jax.random.key(0), jnp.ones((3, 4)), serial(Dense(5), Relu(), Dense(1))
     _, params = net.init(key, x.shape)

@@ -152,18 +152,20 @@ class Relu(Kinked):
 
 @pytree
 class LeakyRelu(Kinked):
-    """phi(x) = max(x, 0) + slope min(x, 0)."""
+    """phi(x) = gain (max(x, 0) + slope min(x, 0))."""
 
     slope: Any = number(0.01)
+    gain: Any = number(default=1.0)
 
     def phi(self, x):
-        return jnp.where(x > 0, x, like(self.slope, x) * x)
+        return like(self.gain, x) * jnp.where(x > 0, x, like(self.slope, x) * x)
 
     def dual_at_distance(self, q1, q2, k, distance):
-        return _rectified(like(self.slope, k), like(1.0, k), q1, q2, k, distance)
+        gain = like(self.gain, k)
+        return _rectified(like(self.slope, k) * gain, gain, q1, q2, k, distance)
 
     def variance(self, q):
-        half = (1 + like(self.slope, q) ** 2) / 2
+        half = like(self.gain, q) ** 2 * (1 + like(self.slope, q) ** 2) / 2
         return half * q, jnp.full_like(q, half)
 
 

@@ -104,18 +104,25 @@ class Conv(Layer):
         return channels * prod(self.filter_shape)
 
     def _pads(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        padding = "VALID" if self.padding == "VALID" else "SAME"
-        return [(int(a), int(b)) for a, b in jax.lax.padtype_to_pads(sizes, self.filter_shape, self.strides, padding)]
+        return _pads(sizes, self.filter_shape, self.strides, self.padding)
 
 
 @pytree
 class AvgPool(Layer):
-    """The mean over windows of positions, without padding; strides default to the window."""
+    """The mean over windows of positions; strides default to the window.
+
+    padding: "VALID" (none), "CIRCULAR" (wrapped around), or "SAME": zeros, which count in a mean unless
+    `normalize_edges`. `is_sum` makes it the sum.
+    """
 
     window_shape: tuple[int, ...] = static()
     strides: tuple[int, ...] | None = static(default=None)
+    padding: str = static(default="VALID")
+    normalize_edges: bool = static(default=False, kw_only=True)
+    is_sum: bool = static(default=False, kw_only=True)
 
     def __post_init__(self):
+        checks.one_of(self.padding, "padding", ("VALID", "SAME", "CIRCULAR"))
         object.__setattr__(self, "window_shape", _window(self.window_shape, "window_shape"))
         strides = self.window_shape if self.strides is None else _window(self.strides, "strides")
         _same_directions(self.window_shape, strides, "strides")
@@ -128,17 +135,17 @@ class AvgPool(Layer):
 
     def apply(self, params, x):
         _check_positions(x.ndim - 2, self.window_shape, "AvgPool")
-        for axis, window, stride in zip(range(1, x.ndim - 1), self.window_shape, self.strides or ()):
-            x = _mean_of_shifts(x, (axis,), (0, 0), window, stride, wrap=False)
+        for i in range(x.ndim - 2):
+            x = self._along(x, i + 1, i)
         return x
 
     def kernel(self, k):
         _check_positions(_directions(k), self.window_shape, "AvgPool")
 
         def mean(array: Array, axes: Axes) -> Array:
-            for pair, window, stride in zip(axes, self.window_shape, self.strides or ()):
+            for i, pair in enumerate(axes):
                 for axis in pair:  # the two positions move apart: one mean each
-                    array = _mean_of_shifts(array, (axis,), (0, 0), window, stride, wrap=False)
+                    array = self._along(array, axis, i)
             return array
 
         return _pooled(k, mean)
@@ -146,25 +153,42 @@ class AvgPool(Layer):
     def requires(self, needs):
         return _pooling_needs(needs)
 
+    def _along(self, array: Array, axis: int, i: int) -> Array:
+        """The mean or sum over the windows of direction i, along one axis."""
+        window, stride, size = self.window_shape[i], (self.strides or self.window_shape)[i], array.shape[axis]
+        (pad,) = _pads((size,), (window,), (stride,), self.padding)
+        out = _mean_of_shifts(array, (axis,), pad, window, stride, wrap=self.padding == "CIRCULAR")
+        if self.is_sum:
+            return out * window
+        if self.normalize_edges and self.padding == "SAME":
+            share = _mean_of_shifts(jnp.ones(size, out.dtype), (0,), pad, window, stride, wrap=False)
+            out = out / share.reshape([-1 if other == axis else 1 for other in range(out.ndim)])
+        return out
+
 
 @pytree
 class GlobalAvgPool(Layer):
-    """The mean over all positions: flat data from here on."""
+    """The mean over all positions, or with `is_sum` the sum: flat data from here on."""
+
+    is_sum: bool = static(default=False, kw_only=True)
 
     def init(self, key, input_shape):
         return (input_shape[0], input_shape[-1]), ()
 
     def apply(self, params, x):
-        return x.mean(tuple(range(1, x.ndim - 1)))
+        return self._over(x, tuple(range(1, x.ndim - 1)))
 
     def kernel(self, k):
         def mean(array: Array, axes: Axes) -> Array:
-            return array.mean(sum(axes, ()))
+            return self._over(array, sum(axes, ()))
 
         return _flat(_pooled(k, mean)) if k.keep != "none" else k
 
     def requires(self, needs):
         return _pooling_needs(needs)
+
+    def _over(self, array: Array, axes: tuple[int, ...]) -> Array:
+        return array.sum(axes) if self.is_sum else array.mean(axes)
 
 
 @pytree
@@ -192,6 +216,12 @@ class Flatten(Layer):
 
     def requires(self, needs):
         return needs - {"all", "inside"}
+
+
+def _pads(sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: str) -> list[tuple[int, int]]:
+    """What is added before and behind along each direction."""
+    padding = "VALID" if padding == "VALID" else "SAME"
+    return [(int(a), int(b)) for a, b in jax.lax.padtype_to_pads(sizes, window, strides, padding)]
 
 
 def _directions(k: Signals) -> int:

@@ -6,7 +6,7 @@ derives the rule of Dense.
 """
 
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -17,7 +17,6 @@ from jaxtyping import Array
 from .. import checks
 from ..numerics import chord, safe_sqrt
 from ..pytrees import number, pytree, static
-from .activations import Identity
 from .kernel import Layer, through
 from .signals import Signals, like
 
@@ -155,7 +154,7 @@ class Sequential(Layer):
         return input_shape, tuple(params)
 
     def apply(self, params, x):
-        _same_number(params, self.layers, "serial")
+        same_number(params, self.layers, "serial")
         for layer, layer_params in zip(self.layers, params):
             x = layer.apply(layer_params, x)
         return x
@@ -183,11 +182,12 @@ def serial(*layers: Layer) -> Sequential:
         TypeError: if one of them is not a layer (`Relu` instead of `Relu()`, say).
     """
     for layer in layers:
-        _check_layer(layer)
+        check_layer(layer)
     return Sequential(tuple(layers))
 
 
-def _same_number(params: Any, layers: Sequence[Layer], name: str) -> None:
+def same_number(params: Any, layers: Sequence[Layer], name: str) -> None:
+    """Raises ValueError unless there are parameters for each of the layers."""
     if not isinstance(params, (tuple, list)) or len(params) != len(layers):
         got = f"{len(params)} of them" if isinstance(params, (tuple, list)) else checks.describe(params)
         raise ValueError(
@@ -196,138 +196,24 @@ def _same_number(params: Any, layers: Sequence[Layer], name: str) -> None:
         )
 
 
-def _names(layers: Any) -> str:
+def names_of(layers: Any) -> str:
     """The kinds of `layers`, without their numbers, which are tracers while a kernel is compiled."""
     return (
         "no layers"
         if not layers
         else ", ".join(
-            f"({_names(layer.layers)})" if isinstance(layer, Sequential) else type(layer).__name__ for layer in layers
+            f"({names_of(layer.layers)})" if isinstance(layer, Sequential) else type(layer).__name__ for layer in layers
         )
     )
 
 
-def _check_layer(layer: Any) -> None:
+def check_layer(layer: Any) -> None:
+    """Raises TypeError for what is no layer."""
     if not isinstance(layer, Layer):
         if isinstance(layer, (list, tuple)):
             raise TypeError(f"Expected layers, got a {type(layer).__name__} of them. Unpack it: serial(*layers).")
         hint = f"Write {layer.__name__}()." if isinstance(layer, type) else "Layers are objects such as Dense(64)."
         raise TypeError(f"Expected layers, got {layer!r}. {hint}")
-
-
-@pytree
-class Sum(Layer):
-    """f(x) + g(x) + ..., where the `paths` f, g, ... have parameters of their own.
-
-    Both kernels add: of the paths all but one end in random weights of mean zero, so that no two are correlated.
-    LayerNorm and pooling may follow these weights.
-
-    >>> from ntkbook import Dense, Relu, Sum, serial
-    >>> len(Sum(Dense(8), serial(Dense(4), Relu(), Dense(8))).paths)
-    2
-    """
-
-    paths: tuple[Layer, ...]
-
-    def __init__(self, *paths: Layer):
-        for path in paths:
-            _check_layer(path)
-        if len(paths) < 2:
-            raise ValueError(f"Expected two or more paths in Sum, got {_names(paths)}. Sum(Identity(), f) is x + f(x).")
-        object.__setattr__(self, "paths", paths)
-
-    def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
-        keys = jax.random.split(key, len(self.paths))
-        shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
-        if len({tuple(shape) for shape in shapes}) > 1:
-            raise ValueError(
-                f"Expected the paths of Sum to end in one shape, got {', '.join(map(str, shapes))} "
-                f"from {input_shape}. Give their last layers one width, and pool or convolve alike."
-            )
-        return shapes[0], params
-
-    def apply(self, params, x):
-        _same_number(params, self.paths, "Sum")
-        outputs = [path.apply(path_params, x) for path, path_params in zip(self.paths, params)]
-        return reduce(jnp.add, outputs)
-
-    def kernel(self, k):
-        return _kernel_of_sum(self.paths, k, "Sum")
-
-    def requires(self, needs):
-        return frozenset().union(*(path.requires(needs) for path in self.paths))
-
-    def __repr__(self):
-        return f"Sum({', '.join(map(repr, self.paths))})"
-
-
-def _kernel_of_sum(paths: Sequence[Layer], k: Signals, name: str) -> Signals:
-    level = k.level + 1
-    ends = [through(path, k.replace(level=level)) for path in paths]
-    if sum(end.fresh < level for end in ends) > 1:
-        raise ValueError(
-            f"Expected all paths of {name} but one to end in random weights, got {_names(paths)}: "
-            "sums of correlated signals have no kernel here. End them in Dense or Conv."
-        )
-    shapes = {(end.width, end.keep, end.nngp.shape) for end in ends}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"Expected the paths of {name} to end in one width and shape, got "
-            f"{', '.join(f'width {end.width} and kernel {end.nngp.shape}' for end in ends)}. "
-            "Give their last layers one width, and pool or convolve alike."
-        )
-    add = lambda arrays: None if any(a is None for a in arrays) else reduce(jnp.add, arrays)
-    names = ("nngp", "ntk", "var1", "var2", "distance")
-    return ends[0].replace(
-        **{name: add([getattr(end, name) for end in ends]) for name in names},
-        is_gaussian=all(end.is_gaussian for end in ends),
-        level=k.level,
-        fresh=min(k.level, *(end.fresh for end in ends)),
-    )
-
-
-@pytree
-class Residual(Layer):
-    """x + f(x), where f is `layers` one after another and ends in random weights of the same width as x: see `Sum`.
-
-    Its parameters are those of `serial(*layers)`.
-
-    >>> from ntkbook import Dense, Relu, Residual
-    >>> len(Residual(Relu(), Dense(8)).layers)
-    2
-    """
-
-    layers: tuple[Layer, ...]
-
-    def __init__(self, *layers: Layer):
-        for layer in layers:
-            _check_layer(layer)
-        object.__setattr__(self, "layers", layers)
-
-    def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
-        output_shape, params = Sequential(self.layers).init(key, input_shape)
-        if tuple(output_shape) != tuple(input_shape):
-            raise ValueError(
-                f"Expected the layers of Residual to keep the shape {input_shape}, got {output_shape}. "
-                "Give its last layer the width of its input."
-            )
-        return output_shape, params
-
-    def apply(self, params, x):
-        return x + Sequential(self.layers).apply(params, x)
-
-    def kernel(self, k):
-        return _kernel_of_sum((Identity(), Sequential(self.layers)), k, "Residual")
-
-    def requires(self, needs):
-        return needs | Sequential(self.layers).requires(needs)
-
-    def __repr__(self):
-        return f"Residual({', '.join(map(repr, self.layers))})"
 
 
 @pytree
@@ -343,7 +229,7 @@ class Repeat(Layer):
     times: Any = number(low=1.0, high=float(checks.MOST), is_whole=True, is_tunable=False)
 
     def __post_init__(self):
-        _check_layer(self.layer)
+        check_layer(self.layer)
 
     def init(self, key, input_shape):
         checks.one_key(key)
@@ -369,7 +255,7 @@ class Repeat(Layer):
         twice = jax.eval_shape(lambda k: through(self.layer, k), once)
         if jax.tree.structure(twice) != jax.tree.structure(once):
             raise ValueError(
-                f"Expected the layer in Repeat to give the kind of signal that it takes, got {_names([self.layer])}. "
+                f"Expected the layer in Repeat to give the kind of signal that it takes, got {names_of([self.layer])}. "
                 "Begin it with an activation and end it in Dense, or the reverse."
             )
         return jax.lax.fori_loop(1, times, lambda _, k: through(self.layer, k), once)

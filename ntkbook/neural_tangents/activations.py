@@ -24,8 +24,8 @@ def LeakyRelu(alpha: float, do_stabilize: bool = False) -> Triple:
 
 def ABRelu(a: float, b: float, do_stabilize: bool = False) -> Triple:
     """a min(x, 0) + b max(x, 0)."""
-    if b == 1:
-        return of(activations.LeakyRelu(a), "ABRelu")
+    if b != 0:
+        return of(activations.LeakyRelu(a / b, b), "ABRelu")
     return of(quadrature.Elementwise(lambda x: jnp.where(x > 0, b * x, a * x)), "ABRelu")
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..networks import kernel as core
 from ..networks import positions
+from ..networks.signals import Signals
 
 _STATIC = "is_gaussian is_reversed is_input diagonal_batch diagonal_spatial shape1 shape2 batch_axis channel_axis"
 
@@ -102,12 +102,11 @@ def relaxed(function: Callable) -> Callable:
     return call
 
 
-def from_core(k: core.Kernel, shapes: Any, *, diagonal_spatial: bool, axes: tuple[int, int]) -> Kernel:
+def from_core(k: Signals, shapes: Any, *, is_same: bool, diagonal_spatial: bool, axes: tuple[int, int]) -> Kernel:
     """What our layers made, as the guest has it; `shapes` are those of the two signals."""
     shape1, shape2 = shapes
-    is_same = any(pair == (-2, -1) for pair in k.twin_axes)
     nngp, ntk = k.nngp, k.ntk
-    var1, var2 = k.var1[..., 0], k.var2[..., 0, :]
+    var1, var2 = k.var1[..., 0], k.var2[..., 0, :]  # asked for by the caller
     n = 0 if k.keep == "none" else nngp.ndim - 2 if k.keep == "same" else (nngp.ndim - 2) // 2
     if k.keep == "all" and (diagonal_spatial or k.inside1 is None or k.inside2 is None):
         nngp, ntk = positions.diagonal(nngp, n), positions.diagonal(ntk, n)
@@ -134,7 +133,7 @@ def from_core(k: core.Kernel, shapes: Any, *, diagonal_spatial: bool, axes: tupl
     )
 
 
-def to_core(k: Kernel) -> core.Kernel:
+def to_core(k: Kernel) -> Signals:
     """What our layers take, from the guest's fields: also for a Kernel made by hand.
 
     Raises:
@@ -144,32 +143,15 @@ def to_core(k: Kernel) -> core.Kernel:
         raise NotImplementedError("Kernels with masks or with positions in reverse order are not known here.")
     nngp = jnp.moveaxis(jnp.asarray(k.nngp), (0, 1), (-2, -1))
     ntk = jnp.zeros_like(nngp) if k.ntk is None else jnp.moveaxis(jnp.asarray(k.ntk), (0, 1), (-2, -1))
-    is_same = k.cov2 is None
-    cov1, cov2 = _per_example(k, k.cov1), _per_example(k, k.cov1 if is_same else k.cov2)
+    cov1, cov2 = _per_example(k, k.cov1), _per_example(k, k.cov1 if k.cov2 is None else k.cov2)
     n_pairs = nngp.ndim - 2
     keep = "none" if n_pairs == 0 else "same" if k.diagonal_spatial else "all"
-    shape = k.shape1 or (1,) * (2 + n_pairs)
-    made = core.Kernel(
-        nngp,
-        ntk,
-        cov1[..., None],
-        cov2[..., None, :],
-        width=shape[k.channel_axis],
-        is_gaussian=k.is_gaussian,
-        keep=keep,
-    )
-    twins = ((-2, -1),) if is_same else ()
+    width = 1 if k.shape1 is None else k.shape1[k.channel_axis]
+    made = Signals(nngp, ntk, None, None, width=width, is_gaussian=k.is_gaussian, keep=keep)
     if keep != "all":
-        return made.replace(twin_axes=twins)
-    pairs, n = tuple(positions.position_axes(n_pairs // 2, "all")), n_pairs // 2
-    made = made.replace(twin_axes=(*pairs, *twins) if is_same else ())
-    inside1, inside2 = (_inside(made, cov, axis, pairs, n) for cov, axis in ((cov1, -1), (cov2, -2)))
-    return made.replace(
-        var1=positions.diagonal_of_pairs(inside1.nngp, n, 0),
-        var2=positions.diagonal_of_pairs(inside2.nngp, n, 1),
-        inside1=inside1,
-        inside2=inside2,
-    )
+        return made.replace(var1=cov1[..., None], var2=cov2[..., None, :])
+    inside1, inside2 = (_inside(made, cov, axis) for cov, axis in ((cov1, -1), (cov2, -2)))
+    return made.replace(var1=inside1.var1, var2=inside2.var2, inside1=inside1, inside2=inside2)
 
 
 def _per_example(k: Kernel, cov: Any) -> Array:
@@ -178,9 +160,7 @@ def _per_example(k: Kernel, cov: Any) -> Array:
     return jnp.moveaxis(cov, 0, -1) if k.diagonal_batch else jnp.diagonal(cov, axis1=0, axis2=1)
 
 
-def _inside(k: core.Kernel, cov: Array, axis: int, pairs: Any, n: int) -> core.Kernel:
+def _inside(k: Signals, cov: Array, axis: int) -> Signals:
     nngp = jnp.expand_dims(cov, axis)
-    variances = [positions.diagonal_of_pairs(nngp, n, side) for side in (0, 1)]
-    return k.replace(
-        nngp=nngp, ntk=jnp.zeros_like(nngp), var1=variances[0], var2=variances[1], twin_axes=pairs, keep="inside"
-    )
+    var1, var2 = (positions.diagonal_of_pairs(nngp, (nngp.ndim - 2) // 2, side) for side in (0, 1))
+    return k.replace(nngp=nngp, ntk=jnp.zeros_like(nngp), var1=var1, var2=var2, keep="inside")

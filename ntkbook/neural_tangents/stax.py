@@ -6,6 +6,7 @@ nearest thing there is. Positions of arguments are the guest's, so that calls wi
 
 import enum
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from ..networks import activations, attention, convolution, layers
@@ -30,7 +31,7 @@ from .activations import Relu as Relu
 from .activations import Sigmoid_like as Sigmoid_like
 from .activations import Sign as Sign
 from .activations import Sin as Sin
-from .wiring import Chain, FanIn, Parallel, Triple, chain_of, of, refuse, serial_chain, triple
+from .wiring import Chain, FanIn, Guest, Parallel, Triple, chain_of, of, refuse, serial_chain, triple
 from .wiring import FanOut as _FanOut
 
 
@@ -182,16 +183,44 @@ def AvgPool(
     channel_axis: int = -1,
 ) -> Triple:
     """The mean over windows, which overlap unless `strides` say otherwise."""
-    window = tuple(map(int, window_shape))
-    if _word(padding) != "VALID":
-        raise NotImplementedError(f"AvgPool(padding={padding!r}) is not known here: the nearest is VALID.")
-    made = convolution.AvgPool(window, (1,) * len(window) if strides is None else tuple(map(int, strides)))
+    made = _pool(window_shape, strides, padding, normalize_edges=normalize_edges)
     return of(made, "AvgPool", (batch_axis, channel_axis))
+
+
+def SumPool(
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: str = "VALID",
+    batch_axis: int = 0,
+    channel_axis: int = -1,
+) -> Triple:
+    """The sum over windows."""
+    return of(_pool(window_shape, strides, padding, is_sum=True), "SumPool", (batch_axis, channel_axis))
+
+
+def _pool(window_shape, strides, padding, **options):
+    window = tuple(map(int, window_shape))
+    strides = (1,) * len(window) if strides is None else tuple(map(int, strides))
+    return convolution.AvgPool(window, strides, _word(padding), **options)
 
 
 def GlobalAvgPool(batch_axis: int = 0, channel_axis: int = -1) -> Triple:
     """The mean over all positions."""
-    return of(convolution.GlobalAvgPool(), "GlobalAvgPool", (batch_axis, channel_axis), _flat(batch_axis, channel_axis))
+    axes = (batch_axis, channel_axis)
+    return of(convolution.GlobalAvgPool(), "GlobalAvgPool", axes, _flat(*axes))
+
+
+def GlobalSumPool(batch_axis: int = 0, channel_axis: int = -1) -> Triple:
+    """The sum over all positions."""
+    axes = (batch_axis, channel_axis)
+    return of(convolution.GlobalAvgPool(is_sum=True), "GlobalSumPool", axes, _flat(*axes))
+
+
+def Dropout(rate: float, mode: str = "train") -> Triple:
+    """Nothing, as in testing."""
+    if mode == "train" and rate != 1:
+        raise NotImplementedError("Dropout in training is not known here. The nearest: none, or mode='test'.")
+    return of(activations.Identity(), "Dropout")
 
 
 def Flatten(batch_axis: int = 0, batch_axis_out: int = 0) -> Triple:
@@ -260,6 +289,25 @@ def GlobalSelfAttention(
     return of(made, "GlobalSelfAttention", (batch_axis, channel_axis))
 
 
+# -------------------------------------------------------------------------------------------- layers of the guest's own
+
+
+def layer(layer_fn: Callable[..., Triple]) -> Callable[..., Triple]:
+    """A decorator: what makes (init_fn, apply_fn, kernel_fn), the last from `Kernel` to `Kernel`, makes a layer."""
+
+    @wraps(layer_fn)
+    def make(*arguments: Any, **options: Any) -> Triple:
+        init_fn, apply_fn, kernel_fn = layer_fn(*arguments, **options)
+        return of(Guest(init_fn, apply_fn, kernel_fn), layer_fn.__name__)
+
+    return make
+
+
+def requires(**needs: Any) -> Callable[[Callable], Callable]:
+    """A decorator of a kernel function; all variances and pairs of positions are there without it."""
+    return lambda kernel_fn: kernel_fn
+
+
 # ------------------------------------------------------------------------------------------------- what there is not
 
 _NEAREST = {
@@ -267,14 +315,9 @@ _NEAREST = {
     "ConvLocal": "Conv, which shares its weights over positions",
     "ConvTranspose": "Conv",
     "DotGeneral": "Dense and Conv, whose weights are random",
-    "Dropout": "none: leave it out, as mode='test' does",
-    "GlobalSumPool": "GlobalAvgPool, and W_std of the next layer times the number of positions",
     "ImageResize": "AvgPool, or jax.image.resize of the inputs",
     "Index": "GlobalAvgPool or Flatten",
     "Slice": "GlobalAvgPool or Flatten",
-    "SumPool": "AvgPool, and W_std of the next layer times the size of the window",
-    "layer": "a subclass of ntkbook.Layer with init, apply and kernel",
-    "requires": "a subclass of ntkbook.Layer with `requires`",
     "supports_masking": "none: masks are not known here",
     "unmask_fn": "none: masks are not known here",
     "MaskedArray": "none: masks are not known here",

@@ -16,6 +16,9 @@ from .. import checks
 from ..networks import kernel as core
 from ..networks import layers, positions
 from ..networks.activations import Identity
+from ..networks.paths import Concat, Sum
+from ..networks.signals import input_signals
+from ..pytrees import pytree, static
 from . import kernels
 
 Triple = Any  # (init_fn, apply_fn, kernel_fn)
@@ -63,8 +66,8 @@ def chain_of(triple: Any) -> Chain:
         raise TypeError(f"Expected layers as triples (init_fn, apply_fn, kernel_fn), got {checks.describe(triple)}.")
     if not isinstance(triple[2], KernelFn):
         raise NotImplementedError(
-            "A layer of one's own is not three functions here: write a subclass of ntkbook.Layer with init, apply and "
-            "kernel, and use ntkbook.serial."
+            "Three functions alone are no layer: decorate what makes them with stax.layer, or write a subclass of "
+            "ntkbook.Layer with init, apply and kernel."
         )
     return triple[2].chain
 
@@ -98,11 +101,10 @@ def _same_count(count: int, part: Parallel) -> None:
 
 def _joined(fan: FanIn, paths: list[core.Layer]) -> core.Layer:
     if fan.word == "sum":
-        straight = [path for path in paths if isinstance(path, layers.Sequential) and not path.layers]
-        others = [path for path in paths if path not in straight]
-        if len(paths) == 2 and len(straight) == 1:
-            return layers.Residual(*others)
-    raise NotImplementedError(f"A {fan.word} of these paths is not known here. The nearest is Residual(...): x + f(x).")
+        return Sum(*paths)
+    if fan.word == "concatenation" and fan.axis in (-1, None):
+        return Concat(*paths)
+    raise NotImplementedError(f"A {fan.word} of these paths is not known here. The nearest is FanInSum.")
 
 
 def network_of(chain: Chain) -> core.Layer:
@@ -201,24 +203,52 @@ class KernelFn:
             k = x1_or_kernel
             if k.diagonal_spatial and "all" in net.requires(frozenset()):
                 raise ValueError("Expected a Kernel of all pairs of positions, got diagonal_spatial=True.")
-            made = _onwards(net, kernels.to_core(k))
+            made, is_same = _onwards(net, kernels.to_core(k)), k.cov2 is None
             shapes = [None if shape is None else self._shape(net, shape) for shape in (k.shape1, k.shape2)]
         else:
             x1, x2 = (None if x is None else _canonical(jnp.asarray(x), self.chain.axes_in) for x in (x1_or_kernel, x2))
             net, x1, x2 = core.checked(net, x1, x2)
             if words is not None and not set(words) - {"nngp", "ntk"}:
-                parts = [core.ntk(net, x1, x2) if word == "ntk" else core.nngp(net, x1, x2) for word in words]
+                parts = core.compute(net, x1, x2, words)
                 parts = [_diagonal(part) for part in parts] if diagonal_spatial else parts
                 return parts[0] if isinstance(get, str) else kernels.named(words, parts)
-            made = _through(net, x1, x2)
+            made, is_same = _through(net, x1, x2), x2 is None
             shapes = [_shape(net, x.shape) for x in (x1, x1 if x2 is None else x2)]
             shapes = [_moved_back(shape, self.chain.axes_out) for shape in shapes]
         axes = self.chain.axes_out or (0, -1)
-        result = kernels.from_core(made, shapes, diagonal_spatial=bool(diagonal_spatial), axes=axes)
+        result = kernels.from_core(made, shapes, is_same=is_same, diagonal_spatial=bool(diagonal_spatial), axes=axes)
         return kernels.select(result, get)
 
     def _shape(self, net: core.Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
         return _moved_back(_shape(net, _moved(shape, self.chain.axes_in)), self.chain.axes_out)
+
+
+@pytree
+class Guest(core.Layer):
+    """A layer of ours made of the guest's three functions, the last one from `Kernel` to `Kernel`."""
+
+    init_fn: Any = static()
+    apply_fn: Any = static()
+    kernel_fn: Any = static()
+
+    def init(self, key, input_shape):
+        return self.init_fn(key, input_shape)
+
+    def apply(self, params, x):
+        return self.apply_fn(params, x)
+
+    def kernel(self, k):
+        if k.keep in ("all", "inside"):
+            raise NotImplementedError(
+                "A layer made by stax.layer is known here for flat data and single positions, not for all pairs of "
+                "positions, as pooling wants them. Write a subclass of ntkbook.Layer."
+            )
+        shapes = [(n, *k.nngp.shape[:-2], k.width) for n in k.nngp.shape[-2:]]
+        given = kernels.from_core(k, shapes, is_same=False, diagonal_spatial=True, axes=(0, -1))
+        made = kernels.to_core(self.kernel_fn(given))
+        return k.replace(
+            nngp=made.nngp, ntk=made.ntk, var1=made.var1, var2=made.var2, is_gaussian=made.is_gaussian, fresh=-1
+        )
 
 
 def refuse(name: str, value: Any, instead: str) -> None:
@@ -229,8 +259,8 @@ def refuse(name: str, value: Any, instead: str) -> None:
 
 @jax.jit
 def _through(net, x1, x2):
-    needs = frozenset({"all", "inside"}) if x1.ndim > 2 else frozenset()
-    return core.through(net, core.input_kernel(x1, x2, net.requires(needs)))
+    needs = frozenset({"variances", "all", "inside"} if x1.ndim > 2 else {"variances"})
+    return core.through(net, input_signals(x1, x2, net.requires(needs)))
 
 
 @jax.jit
