@@ -77,32 +77,31 @@ def learning_curve(
 
 @jax.jit
 def _learning_curve(lam, power, count, n, ridge, noise):
-    n = n[..., None]
-    z = _effective_ridge(lam, count, n, ridge)
-    shrinkage = z / jnp.where(z > 0, n * lam + z, 1)  # what is not learned of each mode
-    learned = n * lam / jnp.where(lam > 0, n * lam + z, 1)
-    is_zero = (z == 0) & (lam == 0)
-    bias = (power * jnp.where(is_zero, 1, shrinkage) ** 2).sum(axis=-1)
-    gamma = (count * learned**2).sum(axis=-1) / jnp.where(n[..., 0] > 0, n[..., 0], 1)
-    return (bias + noise * gamma) / (1 - gamma)
+    def one(n, ridge, noise):
+        z = _effective_ridge(lam, count, n, ridge)
+        shrinkage = z / jnp.where(z > 0, n * lam + z, 1)  # what is not learned of each mode
+        learned = n * lam / jnp.where(lam > 0, n * lam + z, 1)
+        is_zero = (z == 0) & (lam == 0)
+        bias = (power * jnp.where(is_zero, 1, shrinkage) ** 2).sum()
+        gamma = (count * learned**2).sum() / jnp.where(n > 0, n, 1)
+        return (bias + noise * gamma) / (1 - gamma)
+
+    return jnp.vectorize(one)(n, ridge, noise)
 
 
 def _effective_ridge(lam, count, n, ridge):
     """The z > 0 with ridge/z + sum lambda/(n lambda + z) = 1, or 0 where n exceeds the modes without ridge."""
     total = ridge + (count * lam).sum()
+    low = jnp.log(total) - 60
 
     def excess(log_z, args):
         ridge, n = args
         z = jnp.exp(log_z)
         return ridge / z + (count * lam / (n * lam + z)).sum() - 1
 
-    def one(n, ridge):
-        low = jnp.log(total) - 60
-        has_root = excess(low, (ridge, n)) > 0
-        safe = (jnp.where(has_root, ridge, total), n)  # with this ridge there is one always
-        return jnp.where(has_root, jnp.exp(_root(excess, low, low + 61, safe)), 0)
-
-    return jnp.vectorize(one)(n, ridge)
+    has_root = excess(low, (ridge, n)) > 0
+    safe = (jnp.where(has_root, ridge, total), n)  # with this ridge there is one always
+    return jnp.where(has_root, jnp.exp(_root(excess, low, low + 61, safe)), 0)
 
 
 def random_features_error(
@@ -260,5 +259,9 @@ def learnability(eigenvalues: Any, n: ArrayLike, *, ridge: ArrayLike = 0.0) -> F
     for name, value in (("eigenvalues", lam), ("n", n), ("ridge", ridge)):
         checks.non_negative(value, name)
     n, ridge = (jnp.asarray(a).astype(lam.dtype) for a in (n, ridge))
-    z = _effective_ridge(lam, jnp.ones_like(lam), n[..., None], ridge)
-    return lam * n / jnp.where(lam > 0, lam * n + z, 1)
+
+    def one(n, ridge):
+        z = _effective_ridge(lam, jnp.ones_like(lam), n, ridge)
+        return lam * n / jnp.where(lam > 0, lam * n + z, 1)
+
+    return jnp.vectorize(one, signature="(),()->(m)")(n, ridge)
