@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import ntkbook as nb
@@ -16,7 +17,7 @@ def test_the_examples_of_the_page_are_a_network():
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     exec(block, names)
     net, rng = names["net"], np.random.default_rng(0)
-    x = rng.normal(size=(3, 5))
+    x = jnp.asarray(rng.normal(size=(3, 5)))
     k = x @ x.T / 5
     q = np.diag(k)
     T, slope = np.outer(q, q) + 2 * k**2, 4 * k  # moments of Gaussians
