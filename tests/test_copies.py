@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
@@ -66,7 +67,6 @@ def test_a_copy_with_another_target_lowers_the_rank(seed):
 @pytest.mark.parametrize("act", CLOSED, ids=repr)
 def test_near_points_keep_their_distance(act):
     """Angles from 1e-12 to 0.1 between two points of one length: float64 against the formula in 50 digits."""
-    mpmath = pytest.importorskip("mpmath")
     mpmath.mp.dps = 50
     for theta in (1e-12, 1e-9, 1e-6, 1e-3, 0.1):
         x = np.array([[1.0, 0.0], [np.cos(theta), np.sin(theta)]])
