@@ -87,3 +87,13 @@ def test_dynamics():
     assert nb.spectrum(k, y) is not None and 0 < float(nb.effective_rank(k)) <= 5
     curve = nb.learning_curve(jnp.array([1.0, 0.5]), jnp.array([1.0, 0.5]), jnp.array([1.0, 4.0]), ridge=0.1, noise=0.1)
     assert np.isfinite(jax.tree.leaves(curve)[0]).all()
+
+
+@pytest.mark.parametrize("way", ["all", "last_layer"])
+def test_ensembles(way):
+    """The kernel of X, which holds a copy, is singular: its Cholesky factor is NaN inside."""
+    law = nb.ensemble(NET, X, draw(5, 1), train=way, noise=0.1).predict(jnp.array([0.0, 1.0, jnp.inf]), draw(2, 3))
+    assert np.isfinite(law.mean).all() and np.isfinite(law.covariance).all()
+    singular = nb.ensemble(NET, X, jnp.zeros((5, 1)), train=way).predict(1.0, draw(2, 3))
+    assert np.isfinite(singular.mean).all() and np.isfinite(singular.covariance).all()
+    assert np.isfinite(nb.posterior(NET, X, draw(5, 1), noise=0.1).predict(draw(2, 3)).covariance).all()

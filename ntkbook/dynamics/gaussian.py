@@ -81,17 +81,18 @@ class System:
 
 @jax.jit
 def cholesky(k: Array) -> tuple[Array, Array]:
-    """(the triangular root, is it safe): not where a pivot is rounding."""
+    """(the triangular root, is it safe): not where a pivot is rounding; the root is zero then."""
     root = jnp.linalg.cholesky(k)
     pivots = jnp.square(jnp.diagonal(root))
-    return root, pivots.min() > 1e3 * rank_tolerance(pivots.max(), len(k))  # False for NaN
+    is_safe = pivots.min() > 1e3 * rank_tolerance(pivots.max(), len(k))  # False for NaN
+    return jnp.where(is_safe, root, 0), is_safe
 
 
 @jax.jit
 def eigenroot(k: Array, size: Any = None) -> Array:
     """B with B B^T = K and orthogonal columns; NaN for an indefinite K. `size` is that of the parts of a difference."""
     eigenvalues, modes = eigenmodes(k, size)
-    return modes * jnp.sqrt(eigenvalues)
+    return modes * jnp.sqrt(eigenvalues)[None]
 
 
 def _square(root):
@@ -110,7 +111,7 @@ def condition(root: Array, is_triangular: bool, cross: Array, own: Array) -> tup
     if is_triangular:
         explained = solve_triangular(root, cross.T, lower=True).T
     else:  # the columns of the root are orthogonal, with the eigenvalues as squared lengths
-        explained = cross @ root * reciprocal(jnp.square(root).sum(axis=0))
+        explained = cross @ root * reciprocal(jnp.square(root).sum(axis=0))[None]
     return explained, _psd(own - explained @ explained.T, own)
 
 
@@ -184,9 +185,10 @@ def _mean(system, turned, t):
     kQ, _, q = turned
     g, keep = _filters(system, t)
     y = system.dynamics.y
-    mean = (
-        y.reshape(len(y), -1) - kQ @ (keep[:, None] * q) if system.k is None else (kQ * (g / system.dynamics.scale)) @ q
-    )
+    if system.k is None:
+        mean = y.reshape(len(y), -1) - kQ @ (keep[:, None] * q)
+    else:
+        mean = (kQ * (g / system.dynamics.scale)[None]) @ q
     return mean.reshape(-1, *y.shape[1:])
 
 
@@ -207,9 +209,9 @@ def _covariance(system, products, t):
     (kQ, R, _), conditional = products
     g, keep = _filters(system, t)
     if system.k is None:
-        root, A, rest = kQ @ (keep[:, None] * R), kQ * (1 - keep), 0
+        root, A, rest = kQ @ (keep[:, None] * R), kQ * (1 - keep)[None], 0
     else:
-        (explained, rest), A = conditional, kQ * (g / system.dynamics.scale)
+        (explained, rest), A = conditional, kQ * (g / system.dynamics.scale)[None]
         root = explained - A @ R
     of_noise = lambda: system.noise * _square(A)
     none = lambda: jnp.zeros((len(A), len(A)), A.dtype)
