@@ -90,7 +90,10 @@ def test_the_laws_are_the_formulas(panel, way):
     both = nb.kernel(chapter.network(), jnp.concatenate([x, line]))
     prior = np.asarray(both.nngp)
     k = prior if way == "last_layer" else np.asarray(both.ntk)
-    law = lambda A: (A @ np.asarray(y), covariance_by_hand(A[::8], prior[:16, :16], *blocks(prior)).diagonal() ** 0.5)
+    law = lambda A: (
+        A @ np.asarray(y),
+        covariance_by_hand(A[::8], prior[:16, :16], *blocks(prior)).diagonal().clip(0) ** 0.5,
+    )
     blocks = lambda p: (p[16::8, :16], p[16::8, 16::8])
     for t in chapter.TIMES[[1, 12, -1]]:
         A = k[16:, :16] @ np.linalg.solve(k[:16, :16], np.eye(16) - expm(-t * k[:16, :16] / 16))

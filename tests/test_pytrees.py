@@ -53,7 +53,14 @@ def test_every_leaf_and_width_of_every_layer_is_declared():
     classes = [value for value in vars(nb).values() if isinstance(value, type) and issubclass(value, nb.Layer)]
     has_leaves = {cls for cls in classes if dataclasses.is_dataclass(cls) and dataclasses.fields(cls)}
     free = {"layers", "layer", "paths", "function", "dual_function", "nodes", "zeta", "padding", "scaling"}
-    free |= {"parameterization", "filter_shape", "strides", "window_shape"}  # words, shapes and layers have their own
+    free |= {
+        "parameterization",
+        "filter_shape",
+        "strides",
+        "window_shape",
+        "is_sum",
+        "normalize_edges",
+    }  # words, shapes and layers
     for cls in has_leaves:
         for field in dataclasses.fields(cls):
             is_declared = "limits" in field.metadata or field.metadata.get("least") is not None

@@ -155,7 +155,7 @@ class LeakyRelu(Kinked):
     """phi(x) = gain (max(x, 0) + slope min(x, 0))."""
 
     slope: Any = number(0.01)
-    gain: Any = number(default=1.0)
+    gain: Any = number(default=1.0, is_tunable=False)  # the weights that follow have a scale already
 
     def phi(self, x):
         return like(self.gain, x) * jnp.where(x > 0, x, like(self.slope, x) * x)
