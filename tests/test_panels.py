@@ -91,7 +91,7 @@ def test_words_are_there(name):
 def promised(caption, controls, baked):
     """What a caption speaks of, and a page without a kernel does not have."""
     words = [control.label.lower() for name, control in controls.items() if name not in baked]
-    words += ["button", "preset"]
+    words += ["button", "preset", "the dot", "a point", "click"]
     words += [] if any(controls[name].is_toggle for name in baked) else ["tick"]
     return [word for word in words if re.search(rf"\b{re.escape(word)}\b", caption.lower())]
 
@@ -107,6 +107,7 @@ def test_a_promise_is_seen():
     spec = panel_of("mode_filter").spec
     controls = spec.controls
     assert promised("Press the button, tick trained.", controls, ("step", "rate")) == ["button", "tick"]
+    assert promised("Drag a point, or click.", controls, ("step", "rate")) == ["a point", "click"]
     assert promised("Then move momentum β.", controls, ("step", "rate")) == ["momentum β"]
     assert promised("Then move momentum β.", controls, ("step", "momentum")) == []
 

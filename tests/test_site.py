@@ -4,6 +4,7 @@
 """
 
 import doctest
+import importlib
 import json
 import re
 import subprocess
@@ -97,3 +98,45 @@ def test_the_cells_of_the_questions_run():
     with jax.enable_x64(jax.config.jax_enable_x64):  # the cells switch it on for themselves alone
         result = runner.run(test)
     assert result.attempted > 45 and result.failed == 0
+
+
+def test_every_public_name_has_an_example_that_runs():
+    text = (ROOT / "docs" / "api_examples.md").read_text()
+    common = re.search(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert common
+    own, shown = {}, site_pages.examples(ROOT)
+    session(common[1], own)
+    for lines in shown.values():
+        session(lines + "\n", dict(own))
+    rest = [(module, name) for module, names in site_pages.DOORS_OF_THE_REST.items() for name in names.split()]
+    for module, name in [*site_pages.public_names(ROOT), *rest]:
+        documented = getattr(importlib.import_module(f"ntkbook.{module}"), name).__doc__ or ""
+        assert (">>>" in documented) != (name in shown) or module == "version", f"{name} needs one example"
+
+
+def session(lines, names):
+    """Runs the lines of a session in these names; fails where it prints something else."""
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    test = doctest.DocTestParser().get_doctest(lines, names, "example", "example", 0)
+    assert runner.run(test, clear_globs=False).failed == 0, lines
+    names |= test.globs
+
+
+def test_the_first_cell_of_a_downloaded_notebook_installs_on_colab_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda words, check: calls.append(words))
+    exec(site_pages.installing(ROOT), {})
+    assert calls == []
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    exec(site_pages.installing(ROOT), {})
+    assert len(calls) == 1 and "git+https://github.com/" in calls[0][-1] and calls[0][-1].endswith("/ntkbook")
+
+
+def test_the_minutes_of_a_chapter_are_shared_among_its_sections():
+    for path in site_pages.chapters(ROOT):
+        cells = json.loads(path.read_text())["cells"]
+        shares = dict(site_pages.minutes(cells, 60))
+        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        titles = re.findall(r"^## (?:\d+\. )?(.*)", prose, re.M)
+        assert [title for title in titles if title not in ("Exercises", "Claims")] == list(shares)
+        assert abs(sum(shares.values()) - 60) <= len(shares) / 2

@@ -34,6 +34,7 @@ BUILD = ROOT / "docs" / "_build"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LARGEST = 1_500_000  # characters of one panel
 FRAMES = 105
+ADDRESS = re.compile(r"\s+On\s+Binder\s+the\s+address\s+is\s.*?hosts\s+the\s+copy\.", re.S)
 
 
 def main(words):
@@ -80,7 +81,11 @@ def stage(source):
         path = source / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    for path in source.glob("*.md"):  # doctest wants an empty line at the end of a session, a reader does not
+        path.write_text(re.sub(r"(```python\n>>> (?:(?!```).)*?)\n\n```", r"\1\n```", path.read_text(), flags=re.S))
     site_pages.draw_benchmarks(ROOT, source / "_static")
+    words = json.dumps(site_pages.glossary(ROOT), ensure_ascii=False)
+    (source / "_static" / "glossary.json").write_text(words, encoding="utf-8")
 
 
 # ---------------------------------------------------------------- the book
@@ -96,6 +101,8 @@ def write_book(source, fragments):
     panels.mkdir(parents=True, exist_ok=True)
     for name, fragment in fragments.items():
         (panels / f"{name}.html").write_text(fragment, encoding="utf-8")
+    start, panel = source / "index.md", lambda found: placeholder(found[1], fragments[found[1]], "")
+    start.write_text(re.sub(r"<!-- panel: (\w+) -->", panel, start.read_text()))
     for path in notebooks():
         target = source / "book" / path.relative_to(ROOT / "notebooks")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +128,9 @@ def page(notebook, path, fragments):
             data.pop(WIDGET, None)
     for cell in notebook["cells"]:  # the doors say it
         if cell["cell_type"] == "markdown":
-            cell["source"] = re.sub(r" On Binder the address is\s.*?hosts\s+the\s+copy\.", "", "".join(cell["source"]))
+            cell["source"] = re.sub(
+                r"(?s)\s+On\s+Binder\s+the\s+address\s+is\s.*?hosts\s+the\s+copy\.", "", "".join(cell["source"])
+            )
     first = notebook["cells"][0]
     title, _, rest = "".join(first["source"]).partition("\n")
     first["source"] = f"{title}\n\n{site_pages.doors(path, ROOT)}\n{rest}"
@@ -149,11 +158,15 @@ def described(cells, where):
 
 
 def copy_notebooks(html):
-    """The notebooks themselves, to download."""
+    """The notebooks themselves, to download or to open in Colab, with a first cell that installs only there."""
+    first = {"cell_type": "code", "execution_count": None, "id": "install", "metadata": {}, "outputs": []}
+    first["source"] = site_pages.installing(ROOT)
     for path in notebooks():
         target = html / "_static" / "notebooks" / path.relative_to(ROOT / "notebooks")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+        notebook = json.loads(path.read_text())
+        notebook["cells"].insert(0, first)
+        target.write_text(json.dumps(notebook, ensure_ascii=False, indent=1))
 
 
 # ---------------------------------------------------------------- panels
@@ -235,13 +248,16 @@ def digest(name, frames):
     return content.hexdigest()[:16]
 
 
+@functools.cache
 def imported(path):
     """The files of the package that a file imports."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            for found in (base, *(base / alias.name for alias in node.names)):
-                yield from (file for file in (found.with_suffix(".py"), found / "__init__.py") if file.exists())
+            for place in (base, *(base / alias.name for alias in node.names)):
+                found += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()]
+    return found
 
 
 # ---------------------------------------------------------------- looking at it

@@ -15,7 +15,6 @@ from ntkbook.exercises.checking import Exercise
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from readme import CHAPTERS
 
-REPOSITORY = "OWNER/ntkbook"
 # pages of the API: title, and the folders or files of the package that it holds
 API = {
     "networks": ("Networks and their kernels", "networks"),
@@ -30,11 +29,34 @@ DOORS_OF_THE_REST = {
 }
 
 
+# what a reader may want to know, and the chapter that answers
+ANSWERS = {
+    "00": "what this is about, in ten minutes",
+    "01": "what a training step on one example does to the others",
+    "02": "why random wide networks are Gaussian processes",
+    "03": "where the tangent kernel comes from, and why it stays",
+    "04": "in what sense a wide network is a linear model",
+    "05": "how long training takes, which rate is stable, what momentum does",
+    "06": "what an ensemble predicts, with which uncertainty",
+    "07": "what is learnt first, and when to stop",
+    "08": "what changes with cross-entropy, batches, momentum",
+    "09": "which parameterization is mine, and which rates transfer between widths",
+    "10": "how deep a network can be, and how to choose the scales of weights and biases",
+    "11": "why low frequencies come first, and what Fourier features change",
+    "12": "where the theory ends: when features are learnt",
+    "13": "how much data is enough, and why the error can peak",
+    "14": "why a physics-informed network trains unevenly",
+    "15": "what convolution, pooling and attention do to the kernel",
+    "16": "how to use the kernels with other libraries, and with a model of mine",
+}
+
+
 def made(root):
     """Path below docs/ -> text."""
     pages = {"claims.md": claims_page(root), "benchmarks.md": benchmarks_page(root)}
     pages |= {"changelog.md": (root / "CHANGELOG.md").read_text(), "contributing.md": contributing(root)}
-    pages |= {"book/index.md": book_page(root), "teaching.md": teaching_page(root)}
+    pages |= {"index.md": start_page(root), "book/index.md": book_page(root)}
+    pages |= {"book/solutions/index.md": solutions_page(root), "teaching.md": teaching_page(root)}
     return pages | {f"api/{name}.md": text for name, text in api_pages(root).items()}
 
 
@@ -50,6 +72,21 @@ def title_of(path):
     return first.splitlines()[0].lstrip("# ")
 
 
+def start_page(root):
+    """The start page, with the table of questions."""
+    rows = [(ANSWERS.get(path.stem[:2], title_of(path)), path) for path in chapters(root)]
+    lines = [f"| {answer} | [{title_of(path)}](book/{path.stem}) |" for answer, path in rows]
+    table = "\n".join(["| I want to know | chapter |", "|---|---|", *lines])
+    return (root / "docs" / "index.md").read_text().replace("<!-- which chapter -->", table)
+
+
+def solutions_page(root):
+    """Solutions, apart from the chapters."""
+    names = [path.stem for path in sorted((root / "notebooks" / "solutions").glob("*.ipynb"))]
+    lines = "\n".join(names)
+    return f"# Solutions\n\nOf the exercises, each accepted by its check.\n\n```{{toctree}}\n{lines}\n```\n"
+
+
 def book_page(root):
     lines = ["# The book", "", "| chapter | theorem | what the slider shows | claims |", "|---|---|---|---|"]
     for path in chapters(root):
@@ -57,9 +94,7 @@ def book_page(root):
         rows = claims.claims_in(json.loads(path.read_text()))
         lines.append(f"| [{title_of(path)}]({path.stem}) | {theorem} | {slider} | {claims.summary(rows)} |")
     names = "\n".join(path.stem for path in chapters(root))
-    solutions = "\n".join(f"solutions/{path.stem}" for path in sorted((root / "notebooks/solutions").glob("*.ipynb")))
-    toctree = "\n```{{toctree}}\n:hidden:\n:caption: {}\n{}\n```\n"
-    return "\n".join(lines) + "\n" + toctree.format("Chapters", names) + toctree.format("Solutions", solutions)
+    return "\n".join(lines) + f"\n\n```{{toctree}}\n:hidden:\n{names}\n```\n"
 
 
 def teaching_page(root):
@@ -67,7 +102,41 @@ def teaching_page(root):
     text = (root / "docs" / "teaching.md").read_text()
     begin, end = "<!-- mistakes -->", "<!-- end of mistakes -->"
     before, after = text.split(begin)[0], text.split(end)[1]
+    before = before.replace("<!-- order -->", "\n".join(order(root)))
     return before + "\n".join(mistakes(root)) + after
+
+
+def order(root):
+    """Lines of a table: chapter, its minutes, those of its sections, exercises, what it needs."""
+    yield from ("| chapter | minutes | of them | exercises | needs |", "|---|---|---|---|---|")
+    for path in chapters(root):
+        cells = json.loads(path.read_text())["cells"]
+        goal = " ".join("".join(cells[0]["source"]).split())
+        stated, needs = re.search(r"About (\d+) minutes", goal), re.search(r"You need:? ([^.(*;]*)", goal)
+        if stated is None or needs is None:
+            raise ValueError(f"Expected 'About N minutes' and 'You need' in the first cell of {path.name}, got {goal}.")
+        sections = minutes(cells, int(stated[1]))
+        exercises = sum("exercise" in cell["metadata"].get("tags", []) for cell in cells)
+        words = " · ".join(f"{title.replace('|', '')} {share}" for title, share in sections)
+        yield f"| [{title_of(path)}](book/{path.stem}) | {stated[1]} | {words} | {exercises} | {needs[1].strip()} |"
+
+
+def minutes(cells, total):
+    """(title, whole minutes) of each section of a chapter but exercises and claims, together about `total`."""
+    weights = {}
+    for cell in cells[1:]:
+        text, title = "".join(cell["source"]), next(reversed(weights), "")
+        if cell["cell_type"] == "markdown":
+            for line in text.splitlines():
+                if found := re.match(r"## (?:\d+\. )?(.*)", line):
+                    title = found[1]
+                weights[title] = weights.get(title, 0.0) + len(line.split()) / 130
+        else:
+            is_alive = any("widget" in kind for output in cell["outputs"] for kind in output.get("data", ()))
+            weights[title] = weights.get(title, 0.0) + (4 if is_alive else 1.5)
+    kept = {title: weight for title, weight in weights.items() if title and title not in ("Exercises", "Claims")}
+    scale = total / sum(kept.values())
+    return [(title, max(1, round(weight * scale))) for title, weight in kept.items()]
 
 
 def mistakes(root):
@@ -81,14 +150,32 @@ def mistakes(root):
                 yield from (f"- {mistake.message}" for mistake in exercise.mistakes)
 
 
+def repository(root):
+    """account/ntkbook, by the Binder badge of the README: `make owner` writes it."""
+    found = re.search(r"mybinder\.org/v2/gh/([^/\s]+/ntkbook)/HEAD", (root / "README.md").read_text())
+    if found is None:
+        raise ValueError("Expected a Binder badge in README.md, got none.")
+    return found[1]
+
+
+def installing(root):
+    """The first cell of a notebook that is taken from the site: it installs on Colab, and only there."""
+    place = f"ntkbook[notebook] @ git+https://github.com/{repository(root)}"
+    return (
+        "# on Colab this installs the book; anywhere else it does nothing\nimport subprocess\nimport sys\n\n"
+        'if "google.colab" in sys.modules:\n'
+        f'    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "{place}"], check=True)'
+    )
+
+
 def doors(path, root):
-    """Where a chapter can be run or taken along."""
+    """Where a chapter can be run or taken along. Colab opens the copy of the site, on the branch gh-pages."""
     name = path.relative_to(root).as_posix()
     file = path.relative_to(root / "notebooks").as_posix()
     up = "../" * len(Path(file).parts)
     links = {
-        "Open in Binder": f"https://mybinder.org/v2/gh/{REPOSITORY}/HEAD?urlpath=lab/tree/{name}",
-        "Open in Colab": f"https://colab.research.google.com/github/{REPOSITORY}/blob/HEAD/{name}",
+        "Open in Binder": f"https://mybinder.org/v2/gh/{repository(root)}/HEAD?urlpath=lab/tree/{name}",
+        "Open in Colab": f"https://colab.research.google.com/github/{repository(root)}/blob/gh-pages/_static/notebooks/{file}",
     }
     items = [f'<a href="{html.escape(address)}">{word}</a>' for word, address in links.items()]
     items.append(f'<a href="{up}_static/notebooks/{file}" download>Download the notebook</a>')
@@ -129,6 +216,14 @@ and each test run compares them with what it computes anew. Today {claims.summar
 """
 
 
+def glossary(root):
+    """Term -> its first sentence, without marks: what a page shows when the pointer rests on a term."""
+    text = (root / "docs" / "glossary.md").read_text()
+    found = re.findall(r"^(\S.*)\n((?:  \S.*\n)+)", text, re.M)
+    plain = lambda lines: re.sub(r"[`*]", "", " ".join(lines.split()))
+    return {re.sub(r" \(.*\)", "", term): plain(lines) for term, lines in found if not term.startswith(":")}
+
+
 # ---------------------------------------------------------------- the library
 
 
@@ -156,9 +251,16 @@ def api_pages(root):
     return pages
 
 
+def examples(root):
+    """Name -> lines of a session, from docs/api_examples.md, for names whose docstring has none."""
+    text = (root / "docs" / "api_examples.md").read_text()
+    return dict(re.findall(r"^## (\w+)\n\n```python\n(.*?)\n\n```", text, re.M | re.S))
+
+
 def api_page(title, names, root):
     """One section per module: what the room is for, then each public name."""
-    parts = [f"# {title}\n"]
+    shown = examples(root)
+    parts = [f"# {title}\n\nExamples use `net, x, y, params, key` of [this page](../api_examples).\n"]
     for module, group in groupby(names, key=lambda pair: pair[0]):
         path = root.joinpath("ntkbook", *module.split("."))
         source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
@@ -172,6 +274,8 @@ def api_page(title, names, root):
                 else ""
             )
             parts.append(f"```{{eval-rst}}\n.. {kind}:: ntkbook.{module}.{name}\n{options}```\n")
+            if name in shown:
+                parts.append(f"```python\n{shown[name]}\n```\n")
     return "\n".join(parts)
 
 
@@ -202,6 +306,8 @@ def draw_benchmarks(root, folder):
 
     bars = []
     for path in sorted((root / "benchmarks" / "results").glob("*.json")):
+        if path.stem == "panel_latency":
+            continue  # its peer is a picture drawn anew
         rows = [row for row in json.loads(path.read_text())["rows"] if "times_faster" in row]
         for row in rows if len(rows) <= 6 else sorted(rows, key=lambda row: row["times_faster"])[:: len(rows) // 4]:
             bars.append((f"{path.stem.replace('_', ' ')}: {row['case']['label']}", row["times_faster"]))
@@ -214,6 +320,8 @@ def draw_benchmarks(root, folder):
     ax.invert_yaxis()
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
+    ax.spines["bottom"].set_color("#767676")
+    ax.tick_params(which="both", color="#767676")
     for text in [*ax.get_yticklabels(), *ax.get_xticklabels(), ax.xaxis.label]:
         text.set_color("#767676")  # 4.5:1 on white, and readable on black
     figure.savefig(folder / "benchmarks.svg", transparent=True)

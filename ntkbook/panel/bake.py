@@ -135,6 +135,8 @@ def _held(spec: PanelSpec, state: Mapping[str, float], names: Sequence[str]) -> 
     """The controls that do not move here, and where they stand."""
     held = [(control, state[name]) for name, control in spec.controls.items() if name not in names]
     words = ", ".join(f"{control.label} {control.words(value)} {control.unit}".strip() for control, value in held)
+    if len(held) > 5:
+        words = f"{', '.join(control.label for control, _ in held[:3])} and {len(held) - 3} more"
     return f"Held here, alive in a notebook: {words}." if held else ""
 
 
@@ -198,7 +200,7 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
     const label = document.createElement('label'), input = document.createElement('input');
     const value = document.createElement('output'), group = document.createElement('div');
     label.style.cssText = 'display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;min-height:32px';
-    group.style.cssText = label.style.cssText;
+    group.style.cssText = label.style.cssText + 'flex-wrap:nowrap';
     input.dataset.lmSuppressShortcuts = 'true';
     input.setAttribute('aria-label', control.label + (control.unit ? ' (' + control.unit + ')' : ''));
     input.style.cssText = 'accent-color:#0072B2';
@@ -207,7 +209,7 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
       label.append(input, control.label);
     } else {
       input.type = 'range'; input.min = 0; input.max = control.values.length - 1; input.value = control.start;
-      input.style.width = '220px'; input.style.height = '32px';
+      input.style.cssText += ';flex:0 1 220px;min-width:0;width:220px;height:32px';
       value.style.cssText = 'min-width:4em;font-variant-numeric:tabular-nums';
       label.append(control.label, input, value);
     }
@@ -226,8 +228,8 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
       reading.setAttribute('aria-live', 'polite');
     };
     button.type = 'button';
-    button.style.cssText = 'width:32px;height:32px;padding:0;font:inherit;color:inherit;background:none;cursor:pointer;'
-      + 'border:1px solid currentColor;border-radius:4px';
+    button.style.cssText = 'flex:none;width:32px;height:32px;padding:0;font:inherit;color:inherit;background:none;'
+      + 'cursor:pointer;border:1px solid currentColor;border-radius:4px';
     button.addEventListener('click', () => {
       if (timer) return stop();
       if (Number(input.value) === last) { input.value = 0; draw(); }

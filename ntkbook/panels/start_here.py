@@ -195,6 +195,8 @@ def sine_ensemble() -> Panel:
         },
         draft=draft,
         main=["t", "width"],
+        baked_caption="Press play, or drag the time to the right: random networks learn the five points, inside a band "
+        "that was computed without training any. Then drag the width down.",
         drag=POINTS,
         warm=[],
     )

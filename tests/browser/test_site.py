@@ -174,6 +174,19 @@ def test_the_claims_are_filtered(visitor, address):
     assert said.inner_text() == f"{rows.count()} of {everything} claims"
 
 
+def test_a_term_shows_its_meaning(visitor, address):
+    page = visitor.page
+    page.goto(f"{address}/book/03_infinite_width_ntk.html")
+    tip = page.locator("#ntkbook-tip")
+    term = page.locator("a.ntkbook-term", has_text="neural tangent kernel").first
+    term.hover()
+    assert tip.is_visible() and "how much a step on x' moves the output at x" in tip.inner_text()
+    page.keyboard.press("Escape")
+    assert not tip.is_visible()
+    term.focus()
+    assert tip.is_visible() and term.get_attribute("href").endswith("glossary.html")
+
+
 # ---------------------------------------------------------------- without a browser
 
 
