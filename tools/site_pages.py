@@ -252,7 +252,7 @@ def api_pages(root):
 
 
 def examples(root):
-    """Name -> lines of a session, from docs/api_examples.md, for names whose docstring has none."""
+    """Name -> lines of a session, from docs/api_examples.md: shown where a docstring has none."""
     text = (root / "docs" / "api_examples.md").read_text()
     return dict(re.findall(r"^## (\w+)\n\n```python\n(.*?)\n\n```", text, re.M | re.S))
 
@@ -274,7 +274,8 @@ def api_page(title, names, root):
                 else ""
             )
             parts.append(f"```{{eval-rst}}\n.. {kind}:: ntkbook.{module}.{name}\n{options}```\n")
-            if name in shown:
+            documented = getattr(importlib.import_module(f"ntkbook.{module}"), name).__doc__ or ""
+            if name in shown and ">>>" not in documented:
                 parts.append(f"```python\n{shown[name]}\n```\n")
     return "\n".join(parts)
 
