@@ -183,5 +183,5 @@ def test_arguments_that_do_not_fit_are_said():
     with pytest.raises(ValueError, match="Expected an elementwise function"):
         nb.Elementwise(lambda z: z.sum())
     for nodes in (3, (3,), (0, 3), (3.5, 2)):
-        with pytest.raises((TypeError, ValueError), match="nodes"):
+        with pytest.raises((TypeError, ValueError), match="Expected nodes"):
             nb.Elementwise(jnp.tanh, nodes=nodes)

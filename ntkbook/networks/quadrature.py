@@ -6,6 +6,7 @@ where the Gauss-Hermite grid that is often used is wrong in the second or third 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,7 @@ class Elementwise(Quadrature):
     """
 
     function: Callable[[Array], Array] = static()
-    nodes: tuple[int, int] | None = static(default=None, kw_only=True)
+    nodes: Any = static(default=None, kw_only=True)  # (radial, angular), or None
 
     def __post_init__(self):
         if not callable(self.function):

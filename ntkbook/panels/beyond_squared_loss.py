@@ -19,7 +19,7 @@ from ..networks.kernel import ntk
 from ..networks.layers import Dense, serial
 from ..panel import Panel, choice, powers_of_two, slider, toggle
 from .linearization import GRID, HIGHEST, LOWEST, SCALES, sizes_of
-from .masked_network import Signals, draw, first_units, gradient, kernel, recorded, signals
+from .masked_network import SUNK, Signals, draw, first_units, gradient, kernel, recorded, signals
 
 NARROWEST, WIDEST, NETWORKS = 8, 512, 3
 ARRAYS = (64, WIDEST)  # units that are computed, of which `width` count
@@ -109,7 +109,7 @@ def arrays(t, width, cross_entropy, momentum, batch):
     first = outputs[0, at]
     return {
         "curves": first[:, n:],
-        "distances": np.clip(distances[:, 1:], LOWEST, HIGHEST),
+        "distances": np.clip(distances[:, 1:], SUNK, HIGHEST),
         "now": np.asarray(max(t, STEPS[1])),
         "gap": distances[:, at],
         "size": np.sqrt((first[0, :n] ** 2).mean()),

@@ -22,6 +22,11 @@ from ..panel import Panel, choice, slider
 
 ACTIVATIONS: tuple[Activation, ...] = (Erf(), Tanh(), Relu())
 NAMES = ("erf", "tanh", "ReLU")
+NETWORK = {  # the controls that this panel and that of the maps share
+    "W_std": slider("weight scale W_std", 0.5, 3, 1.6, step=0.02),
+    "b_std": slider("bias scale b_std", 0, 1, 0.22, step=0.02),
+    "kind": choice("activation", range(len(NAMES)), 0, names=NAMES),
+}
 WIDTH, LAYERS = 500, 100
 W_GRID, B_GRID = np.linspace(0.5, 3.0, 51), np.linspace(0.0, 1.0, 21)  # of the diagram: W_std and b_std
 LARGEST, SMALLEST = 1e6, 1e-6  # rms of a signal, beyond which doubling it doubles what every activation here returns
@@ -273,9 +278,7 @@ def phase_diagram() -> Panel:
         _build,
         _update,
         {
-            "W_std": slider("weight scale W_std", 0.5, 3, 1.6, step=0.02),
-            "b_std": slider("bias scale b_std", 0, 1, 0.22, step=0.02),
-            "kind": choice("activation", range(len(NAMES)), 0, names=NAMES),
+            **NETWORK,
             "c_in": slider("correlation of the inputs", -0.9, 0.99, 0.2, step=0.01),
             "width": choice("width of the network", WIDTHS, WIDTH, unit="units", log=True),
         },

@@ -15,7 +15,7 @@ import numpy as np
 from .. import plots
 from ..networks.quadrature import Tanh
 from ..panel import Panel, choice, powers_of_two, slider
-from .masked_network import Signals, Sizes, descended, first_units, gradient, kernel, recorded, signals
+from .masked_network import SUNK, Signals, Sizes, descended, first_units, gradient, kernel, recorded, signals
 
 GRID = np.linspace(-3, 3, 25)  # where predictions are shown; the look-up table has one entry for each
 CENTRES, REACH = np.linspace(-3, 3, 13), 0.5  # of the bumps of the RBF model
@@ -229,7 +229,7 @@ def one_example() -> Panel:
 LR = 0.02
 STEPS = np.unique([0, *np.round(np.geomspace(1, 400, 36)).astype(int)])
 LENGTH = 1.5  # of the errors at the start
-FLOOR, ZERO = 1e-3, 1e-12  # of the logarithmic axis; of what is drawn: curves leave through the floor
+FLOOR = 1e-3  # of the logarithmic axis
 
 
 @jax.jit
@@ -264,7 +264,7 @@ def two_errors(step, distance, angle, width):
     at = int(np.argmin(np.abs(STEPS - step)))
     turn = np.linspace(0, 2 * np.pi, 121)
     ellipse = np.stack([np.cos(turn), np.sin(turn)], axis=1) * lam / lam[0] @ Q.T  # Theta u, for all |u| = 1
-    shown = lambda path: np.maximum(np.abs(path @ Q), ZERO)
+    shown = lambda path: np.maximum(np.abs(path @ Q), SUNK)
     length = np.hypot(*errors[at])
     away = -np.where(errors[0] @ Q >= 0, 1, -1)  # the words stand where the path does not go
     names = (Q * away * (lam / lam[0] + 0.2)).T

@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import plots
 from ..networks.propagation import propagate
-from ..panel import Panel, choice, slider
-from .depth_and_phase import ACTIVATIONS, LARGEST, NAMES, fixed_point
+from ..panel import Panel, slider
+from .depth_and_phase import ACTIVATIONS, LARGEST, NAMES, NETWORK, fixed_point
 
 LONGEST, STEPS = 3.0, 30  # the largest q that is shown; layers of an orbit
 Q_MAP, C_MAP = np.linspace(0.0, LONGEST, 41), np.linspace(-1.0, 1.0, 41)
@@ -112,9 +112,7 @@ def layer_maps() -> Panel:
         _build_maps,
         _update_maps,
         {
-            "W_std": slider("weight scale W_std", 0.5, 3, 1.6, step=0.02),
-            "b_std": slider("bias scale b_std", 0, 1, 0.22, step=0.02),
-            "kind": choice("activation", range(len(NAMES)), 0, names=NAMES),
+            **NETWORK,
             "q": slider("variance at the start", 0.02, LONGEST, 2.4, step=0.02),
             "c": slider("correlation at the start", -1, 1, -0.4, step=0.02),
         },

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import plots
 from ..panel import Panel, choice, slider
+from .masked_network import SUNK
 
 ALPHAS = tuple(4.0**i for i in range(-4, 5))
 STEPS = (0, *sorted({round(2 ** (i / 2)) for i in range(29)}))
@@ -204,7 +205,7 @@ def lazy_and_rich() -> Panel:
 # ---------------------------------------------------------------- two numbers
 
 FLIGHT = 48  # steps
-LOW, HIGH = 1e-3, 1e5  # of |f| as drawn
+LOW, HIGH = 1e-3, 1e5  # of the axis of |f|
 DIVERGED = 1e8
 
 
@@ -228,7 +229,7 @@ def flight_arrays(rate, width):
     f, lam = flight(rate, width)
     has_diverged = f[-1] >= DIVERGED
     return {
-        "f": np.clip(f, LOW, HIGH),
+        "f": np.clip(f, SUNK, HIGH),
         "lam": np.clip(lam, -0.2, 6.0),
         "peak": f.max(),
         "at": np.asarray(f.argmax()),

@@ -18,7 +18,7 @@ from jax import lax
 from .. import plots
 from ..networks.activations import Erf, Relu
 from ..panel import Panel, choice, powers_of_two, slider, toggle
-from .masked_network import Signals, Sizes, descended, draw, first_units, gradient, kernel, recorded, signals
+from .masked_network import SUNK, Signals, Sizes, descended, draw, first_units, gradient, kernel, recorded, signals
 
 # of the first layer and of the output layer, as in chapter 00
 SCALES: tuple[dict[str, Any], ...] = {"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1}
@@ -30,7 +30,7 @@ GRID = np.linspace(-np.pi, np.pi, 61)
 X_TRAIN = np.array([-2.4, -1.3, -0.2, 0.9, 2.2])
 Y_TRAIN = np.sin(X_TRAIN) + np.array([0.10, -0.05, 0.15, -0.10, 0.05])  # the noise, drawn once
 HIGHEST = 100.0  # what has diverged stops here
-LOWEST = 1e-3  # of the distances drawn
+LOWEST = 1e-3  # of the axis of distances
 
 
 def sizes_of(width):
@@ -95,7 +95,7 @@ def arrays(t, width, rate, relu):
         "start": f[0, 0, n:],
         "network": f[0, at, n:],
         "linearized": linear[0, at, n:],
-        "gaps": np.clip(gaps[:, 1:], LOWEST, HIGHEST),
+        "gaps": np.clip(gaps[:, 1:], SUNK, HIGHEST),
         "t": np.asarray(max(t, STEPS[1])),
         "gap": gaps[0, at],
         "worst": gaps.max(1).mean(),

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 Phi = Callable[[Any], Any]
+SUNK = 1e-12  # the least that is drawn on a logarithmic axis: a curve leaves through the floor, and does not lie on it
 
 
 class Sizes(NamedTuple):

@@ -132,7 +132,7 @@ def _build(fig, data):
     )
     right.set_xticks([1 / 32, 1 / 8, 1 / 2, 2, 8], ["1/32", "1/8", "1/2", "2", "8"])
     for ax in (left, right):
-        ax.set_yticks([1e-4, 1e-2, 1, 100], ["0.0001", "0.01", "1", "100"])
+        ax.set_yticks([LOWEST, 1e-4, 1e-2, 1, 100], ["less", "0.0001", "0.01", "1", "100"])
         ax.minorticks_off()
     steps = np.arange(STEPS + 1)
     return {
