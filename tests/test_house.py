@@ -204,3 +204,9 @@ def test_no_file_names_a_machine_or_a_registry():
         for pattern in (machine, registry):
             found += [f"{name}: {match.group()}" for match in pattern.finditer(text)]
     assert not found
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Two of one name, in two folders, stop the run: pytest imports them by it."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -59,6 +59,8 @@ def troubles(notebook):
                 found.append(f"{start!r} stopped with {output['ename']}")
             if output["output_type"] == "stream" and output["name"] == "stderr":
                 found.append(f"{start!r} writes to stderr: {''.join(output['text'])[:80]!r}")
+            if " at 0x" in "".join(output.get("data", {}).get("text/plain", "")):
+                found.append(f"{start!r} shows an object by its address: end with `_ = ...`")
     return found
 
 
@@ -238,6 +240,7 @@ def altered(**changes):
         (altered(metadata={"execution": {}}), "time of execution"),
         (altered(outputs=[{"output_type": "error", "ename": "ValueError"}]), "stopped with ValueError"),
         (altered(outputs=[{"output_type": "stream", "name": "stderr", "text": ["oh"]}]), "stderr"),
+        (altered(outputs=[{"output_type": "execute_result", "data": {"text/plain": "<A at 0x7f>"}}]), "address"),
     ],
 )
 def test_each_trouble_is_seen(notebook, word):

@@ -1,6 +1,6 @@
 """The pages of the book, apart from Sphinx: which panels they show, and what is baked again.
 
-`tests/browser/test_site.py` builds the pages and opens each of them.
+`tests/browser/test_site_pages.py` builds the pages and opens each of them.
 """
 
 import doctest

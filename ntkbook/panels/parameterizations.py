@@ -119,7 +119,7 @@ def arrays(rule, width, rate):
 
 
 def _build(fig, data):
-    left, right = plots.columns(fig, 1, 1, label_room=(0.75, 0.1), gap=0.3)
+    left, right = plots.columns(fig, 1, 1, label_room=(0.75, 0.1), gap=0.6)
     looks = {"yscale": "log", "ylim": (LOWEST, HIGHEST)}
     plots.frame(left, "step", xlim=(0, STEPS), title="loss in training, all widths", **looks)
     plots.frame(
