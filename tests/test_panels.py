@@ -2,6 +2,8 @@
 
 import re
 import statistics
+import subprocess
+import sys
 import time
 
 import jax
@@ -131,6 +133,18 @@ def test_ends_and_middle_of_every_control_are_sound_and_the_picture_is_never_sta
     moved = panel.picture().rgba()
     wrong = int((moved != fresh).any(-1).sum())
     assert wrong == 0, f"{name}: moved to {panel!r}, {wrong} pixels are not as if drawn afresh there"
+
+
+def test_every_panel_opens_where_double_precision_is_off():
+    """As in a reader's own notebook. In a process of its own: what is cached here was computed in double precision."""
+    code = """
+from ntkbook.panels import PANELS
+for name in PANELS:
+    panel = PANELS[name]()
+    assert not panel.failed and "nan" not in panel.reading, (name, panel.reading)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @each_panel

@@ -107,6 +107,16 @@ def test_the_series_for_quadratures_is_the_formula():
         np.testing.assert_allclose([kinked.q_star, kinked.c_star], [q[-1], c[-1]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("activation", [nb.Erf(), nb.Tanh(), nb.Relu(), nb.Gelu(), nb.Sin()], ids=repr)
+def test_single_precision_finds_the_same_fixed_points(activation):
+    W, b = np.linspace(0.5, 3, 60)[:, None], np.linspace(0, 2, 50)
+    single, double = (phase(activation, W.astype(t), b.astype(t)) for t in ("float32", "float64"))
+    q, q_64 = np.asarray(single.q_star), np.asarray(double.q_star)
+    near_edge = np.abs(np.asarray(double.chi_1) - 1) < 0.02  # where the fixed point itself hangs on rounding
+    assert single.q_star.dtype == jnp.float32
+    np.testing.assert_allclose(q[~near_edge], q_64[~near_edge], rtol=3e-4, atol=1e-9)
+
+
 def test_transformations():
     f = lambda W: phase(nb.Erf(), W, 0.3).q_star
     np.testing.assert_allclose(jax.jacfwd(f)(1.4), (f(1.40001) - f(1.39999)) / 2e-5, rtol=1e-6)

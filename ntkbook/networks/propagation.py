@@ -136,6 +136,8 @@ def _phase(activation, W_std, b_std):
 def _fixed_variance(activation, W_std, b_std):
     """(q*, residual): from q = 1, two steps of the map, then Aitken's extrapolation of them, until all is settled."""
     second_moment = moments.table(activation, _UNBOUNDED)
+    eps = float(jnp.finfo(W_std.dtype).eps)
+    rounding = max(1e-9, 32 * eps)  # a growth of less may be none
     step = lambda q: jnp.minimum(W_std**2 * second_moment(q) + b_std**2, 2 * _UNBOUNDED)
 
     def accelerate(carry):
@@ -148,16 +150,16 @@ def _fixed_variance(activation, W_std, b_std):
         is_repelled = jnp.abs(q2 - q1) >= jnp.abs(q1 - q)
         leap = jnp.where(~is_repelled & (leap >= 0), leap, q2)
         leap = jnp.where(jnp.abs(step(leap) - leap) <= jnp.abs(step(q2) - q2), leap, q2)
-        is_exploding = is_repelled & (q2 > q1) & (q1 > q * (1 + 1e-9))
+        is_exploding = is_repelled & (q2 > q1) & (q1 > q * (1 + rounding))
         leap = jnp.where(is_exploding, 10 * q2, leap)  # far enough to see whether it ever bends
         return leap, jnp.abs(leap - q), i + 1
 
-    eps = float(jnp.finfo(W_std.dtype).eps)
     going = lambda carry: (carry[1] > 4 * eps * carry[0] + 1e-20).any() & (carry[2] < 40)
     start = jnp.ones_like(W_std)
     q = jax.lax.while_loop(going, accelerate, (start, start, 0))[0]
     exact = lambda q: _variance_map(activation, W_std, b_std, q) - q
     q = _differentiable_root(exact, q, (q > 0) & (q < _UNBOUNDED))
+    q = jnp.where(q > 0, q, 0)  # its last step may pass 0 by rounding
     residual = jnp.where(q < _UNBOUNDED, jnp.abs(exact(q)) / (1 + q), 0)
     return q, jax.lax.stop_gradient(residual)
 
