@@ -10,6 +10,8 @@ from ntkbook.dynamics.fluctuations import empirical_ntk_statistics, relu_ntk_var
 from ntkbook.finite.empirical import empirical_ntk
 from ntkbook.finite.train import train, train_ensemble
 from ntkbook.networks.activations import Erf, Relu
+from ntkbook.networks.attention import SelfAttention
+from ntkbook.networks.convolution import GlobalAvgPool
 from ntkbook.networks.kernel import ntk
 from ntkbook.networks.layers import Dense, serial
 
@@ -56,6 +58,14 @@ def test_mean_and_standard_error_are_those_of_the_single_kernels():
         np.testing.assert_allclose(found.mean, kernels.mean(0), rtol=1e-11)
         np.testing.assert_allclose(found.variance, kernels.var(0, ddof=1), rtol=1e-10)
         np.testing.assert_allclose(found.standard_error, kernels.std(0, ddof=1) / 7**0.5, rtol=1e-10)
+
+
+def test_batches_of_attention_networks_are_those_of_single_ones(optimized):
+    """A loop over batches inside one program gave kernels a third too small, at this size and not below."""
+    net = serial(SelfAttention(64, 8, 64, 64, scaling="sqrt", zeta="relu"), GlobalAvgPool(), Dense(1))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 5)))
+    large, small = (empirical_ntk_statistics(net, jax.random.key(1), 206, x, memory=m) for m in (2**29, 2**24))
+    np.testing.assert_allclose(large.mean, small.mean, rtol=1e-10)
 
 
 @pytest.mark.parametrize("depth", [1, 3])

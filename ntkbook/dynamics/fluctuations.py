@@ -105,8 +105,17 @@ def relu_ntk_variance(width: ArrayLike, depth: ArrayLike) -> Float[Array, "..."]
     return (5 * (L - 1) - 4 * (L**2 - 1) / (3 * L)) / width
 
 
-@functools.partial(jax.jit, static_argnames=("get", "batch"))
 def _kernels(row, thetas, x1, x2, *, get, batch):
+    """The kernel of each network, `batch` networks in one call of one program.
+
+    A `lax.map` over such batches gives wrong kernels of attention layers on CPU (XLA of jaxlib 0.10.2).
+    """
+    cut = lambda start: jax.tree.map(lambda leaf: leaf[start : start + batch], thetas)
+    n = len(jax.tree.leaves(thetas)[0])
+    return jnp.concatenate([_batch(row, cut(start), x1, x2, get=get) for start in range(0, n, batch)])
+
+
+@functools.partial(jax.jit, static_argnames="get")
+def _batch(row, thetas, x1, x2, *, get):
     ntk = functools.partial(kernel_of, row, x1=x1, x2=x2, method="auto", full=False, memory=2**29)
-    one = (lambda theta: nngp_of(row, theta, x1, x2)) if get == "nngp" else ntk
-    return jax.lax.map(one, thetas, batch_size=batch)
+    return jax.vmap((lambda theta: nngp_of(row, theta, x1, x2)) if get == "nngp" else ntk)(thetas)
