@@ -1,15 +1,17 @@
-"""The command `ntkbook`: `ntkbook lab` puts the book into a folder and opens it, `ntkbook claims` runs it.
+"""The command `ntkbook`: `lab` puts the book into a folder and opens it, `claims` runs it, `export` makes pages of it.
 
 The notebooks travel inside the wheel. A reader's copy is hers: a file that she changed is never written over.
 """
 
 import argparse
 import asyncio
+import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -196,6 +198,45 @@ def _claims(options: argparse.Namespace) -> int:
     return 1 if troubles or any(row["verdict"] != "PASS" for row in rows) else 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    folder = Path(options.folder).expanduser()
+    if not 4 <= options.frames <= 400:
+        raise Failure(f"Expected from 4 to 400 frames for each panel, got {options.frames}.")
+    found = chapters(book(), options.chapters)
+    try:
+        from . import export
+
+        if options.to == "pdf":
+            export.browser()  # asked for before minutes of work, not after
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in found:
+            print(f"{path.stem} ...", end="", flush=True)
+            page = export.to_html(path, functools.cache(lambda name: _baked(name, options.frames)))
+            file = folder / f"{path.stem}.{options.to}"
+            if options.to == "html":
+                _write(file, page.encode())
+            else:
+                with tempfile.TemporaryDirectory() as place:
+                    (whole := Path(place) / f"{path.stem}.html").write_text(page, encoding="utf-8")
+                    export.to_pdf(whole, file)
+            print(f" {file}, {file.stat().st_size / 1e6:.1f} MB", flush=True)
+    except ImportError as error:
+        raise Failure(_missing(error, "export")) from error
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        raise Failure(str(error)) from error
+    return 0
+
+
+def _baked(name: str, frames: int) -> str:
+    """A panel of the book as HTML, computed as the chapters compute, in double precision."""
+    import jax
+
+    from .panels import PANELS
+
+    jax.config.update("jax_enable_x64", True)
+    return PANELS[name]().bake(frames=frames).html
+
+
 def _stored(path: Path) -> list[dict[str, str]]:
     """The claims that a notebook holds as it was saved."""
     try:
@@ -243,8 +284,9 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _missing(error: ImportError) -> str:
-    return f'Expected JupyterLab beside ntkbook, but {error.name} is missing. Run: pip install "ntkbook[notebook]".'
+def _missing(error: ImportError, extra: str = "notebook") -> str:
+    needed = "JupyterLab" if extra == "notebook" else "more"
+    return f'Expected {needed} beside ntkbook, but {error.name} is missing. Run: pip install "ntkbook[{extra}]".'
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -263,6 +305,12 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--stored", action="store_true", help="read the saved outputs instead of running")
     judge.add_argument("--markdown", action="store_true", help="print one Markdown table")
     judge.set_defaults(run=_claims)
+    pages = commands.add_parser("export", help="make one file of each chapter: a page whose sliders move, or a PDF")
+    pages.add_argument("chapters", nargs="*", metavar="CHAPTER", help="as in 03 (default: all)")
+    pages.add_argument("--to", choices=("html", "pdf"), default="html", help="kind of file (default: %(default)s)")
+    pages.add_argument("--folder", default=".", help="where the files go (default: here)")
+    pages.add_argument("--frames", type=int, default=60, help="pictures of each panel (default: %(default)s)")
+    pages.set_defaults(run=_export)
     return parser
 
 

@@ -29,12 +29,12 @@ from pathlib import Path
 import site_pages
 from tqdm.auto import tqdm
 
+from ntkbook.export import WIDGET, described, panel_of, without_address
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "docs" / "_build"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 LARGEST = 1_500_000  # characters of one panel
 FRAMES = 105
-ADDRESS = re.compile(r"\s+On\s+Binder\s+the\s+address\s+is\s.*?hosts\s+the\s+copy\.", re.S)
 
 
 def main(words):
@@ -128,33 +128,11 @@ def page(notebook, path, fragments):
             data.pop(WIDGET, None)
     for cell in notebook["cells"]:  # the doors say it
         if cell["cell_type"] == "markdown":
-            cell["source"] = re.sub(
-                r"(?s)\s+On\s+Binder\s+the\s+address\s+is\s.*?hosts\s+the\s+copy\.", "", "".join(cell["source"])
-            )
+            cell["source"] = without_address("".join(cell["source"]))
     first = notebook["cells"][0]
     title, _, rest = "".join(first["source"]).partition("\n")
     first["source"] = f"{title}\n\n{site_pages.doors(path, ROOT)}\n{rest}"
     return notebook
-
-
-def described(cells, where):
-    """Words for the pictures of a cell: the caption under it, or else what its axes say; and the section."""
-    before = [
-        line
-        for cell in cells[:where]
-        if cell["cell_type"] == "markdown"
-        for line in "".join(cell["source"]).splitlines()
-    ]
-    section = next((line.lstrip("# ") for line in reversed(before) if line.startswith("#")), "")
-    after = (
-        "".join(cells[where + 1]["source"])
-        if cells[where + 1 :] and cells[where + 1]["cell_type"] == "markdown"
-        else ""
-    )
-    caption = re.match(r"\*([^*].*?)\*(?!\*)", after, re.S)
-    axes = re.findall(r'plots\.frame\(\s*\w+,\s*"([^"]*)",\s*"([^"]+)"', "".join(cells[where]["source"]))
-    words = caption[1] if caption else "; ".join(f"{y} against {x}" if x else y for x, y in dict.fromkeys(axes))
-    return re.sub(r"[\s$`\\*]+", " ", f"Figure in “{section}”: {words}".rstrip(": ") + ".").replace("..", ".")
 
 
 def copy_notebooks(html):
@@ -170,14 +148,6 @@ def copy_notebooks(html):
 
 
 # ---------------------------------------------------------------- panels
-
-
-def panel_of(source, names):
-    """(the panel that a cell shows, variables -> panels): `panel = PANELS["name"]()`, and later `panel` alone."""
-    names = names | dict(re.findall(r'^(\w+) = PANELS\["(\w+)"\]\(\)', source, re.M))
-    last = source.strip().splitlines()[-1] if source.strip() else ""
-    alone = re.fullmatch(r'PANELS\["(\w+)"\]\(\)', last)
-    return (alone[1] if alone else names.get(last)), names
 
 
 def shown_panels():
