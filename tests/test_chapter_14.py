@@ -1,4 +1,4 @@
-"""Chapter 14: its panels against autodiff, step by step training and a matrix exponential."""
+"""Chapter 14: its panels against autodiff, step by step training and a matrix exponential; its mission; answers."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from ntkbook.exercises import chapter_14
 from ntkbook.panels import PANELS
 from ntkbook.panels import physics_informed as chapter
 
@@ -128,3 +129,60 @@ def test_the_solution_is_learnt_from_the_equation(waves):
     assert np.allclose(data["equation"], np.sin(4 * np.pi * chapter.GRID), atol=0.01)
     assert data["left"][1] > 0.5
     assert np.allclose(at(waves, a=2, t=1e10)["plain"], np.sin(2 * np.pi * chapter.GRID), atol=0.02)
+
+
+def test_the_mission_is_met_by_one_weight_only():
+    fresh = PANELS["boundary_weight"]()
+    mission = chapter_14.mission(fresh)
+    fresh.set(t=100)
+    for weight in chapter.WEIGHTS:
+        if weight != 30:
+            fresh.set(weight=weight)
+            assert not mission.done, weight
+    fresh.set(t=10)
+    fresh.set(weight=30)
+    assert not mission.done
+    fresh.set(t=100)
+    assert mission.done
+
+
+def test_the_questions_send_the_panels_to_their_answers(panel, waves):
+    panel.reset()
+    question = chapter_14.predict(panel)
+    question.choose("Nearly a straight line.")
+    assert question.is_right and panel.state() == {"weight": 1, "t": 100}
+    waves.reset()
+    question = chapter_14.predict_frequency(waves)
+    question.choose("Longer: derivatives make a problem harder.")
+    assert not question.is_right and waves.data()["left"][0] < 0.1 < 0.9 < waves.data()["left"][1]
+
+
+def test_answers_as_readers_write_them():
+    def by_differences(W, b, v, x, spread, step=1e-3):
+        u = lambda x: np.tanh(np.outer(x / spread, W) + b) @ v / len(W) ** 0.5
+        around = [u(x + k * step) for k in (-2, -1, 0, 1, 2)]
+        return np.tensordot([-1 / 12, 4 / 3, -5 / 2, 4 / 3, -1 / 12], around, 1) / step**2
+
+    assert chapter_14.check_second_derivative(by_differences)
+
+    def by_flow(J_u, J_r, weight_u, weight_r):
+        J = np.concatenate([J_u, J_r])
+        scale = [weight_u / len(J_u)] * len(J_u) + [weight_r / len(J_r)] * len(J_r)
+        return np.sort(np.linalg.eigvals(2 * np.diag(scale) @ J @ J.T).real)[::-1]
+
+    assert chapter_14.check_speeds(by_flow)
+    assert (
+        "couple"
+        in chapter_14.check_speeds(
+            lambda J_u, J_r, w_u, w_r: np.sort(
+                np.concatenate([2 * w / len(J) * np.linalg.eigvalsh(J @ J.T) for J, w in ((J_u, w_u), (J_r, w_r))])
+            )[::-1]
+        ).feedback
+    )
+    assert (
+        "upside down"
+        in chapter_14.check_trace_weights(
+            lambda K, n: [np.trace(K[:n, :n]) / np.trace(K), np.trace(K[n:, n:]) / np.trace(K)]
+        ).feedback
+    )
+    assert "no second derivative" not in chapter_14.check_error_of_solution(lambda a, b, x: a + (b - a) * x).feedback
