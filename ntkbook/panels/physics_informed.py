@@ -113,7 +113,7 @@ def boundary_arrays(weight, t):
     u = runs[now][0][at]
     return {
         "u": u,
-        "line": np.polyval(np.polyfit(GRID, u - _solution(1, GRID), 1), GRID),
+        "line": u[0] * (1 - GRID) + u[-1] * GRID,  # the solution is 0 at both ends
         "boundary": boundary,
         "equation": equation,
         "off": off,
@@ -140,7 +140,7 @@ def _build_boundary(fig, data):
     now = int(data["now"])
     return {
         "u": plots.line(left, GRID, data["u"], "linearized", label="u"),
-        "line": plots.line(left, GRID, data["line"], "guide", label="line through\nits error"),
+        "line": plots.line(left, GRID, data["line"], "guide", label="line between\nits ends"),
         "boundary": plots.line(
             right, WEIGHTS, data["boundary"], "linearized", label="boundary", linewidth=1, marker="s", markersize=4
         ),
@@ -183,7 +183,7 @@ def _short(number):
 def boundary_weight() -> Panel:
     """A linearized network learns u'' = f with u = 0 at both ends; the weight of the boundary in its loss.
 
-    Wang, Yu, Perdikaris 2022, sections 4 and 5, in closed form.
+    Wang, Yu, Perdikaris 2022, in closed form.
     """
     names = ["164 (trace)" if weight == TRACE_WEIGHT else f"{weight:.0f}" for weight in WEIGHTS]
     return Panel(
@@ -196,7 +196,7 @@ def boundary_weight() -> Panel:
         },
         _read_boundary,
         title="Two losses, two speeds.",
-        caption="Left: the solution (dots), u in training (green), the straight line nearest to its error (dotted). "
+        caption="Left: the solution (dots), u in training (green), the straight line between its ends (dotted). "
         "Right: three errors at this step, for every weight. Drag the weight up: the line goes to zero. Drag it too "
         "far: the rate has to be small, and the equation waits. Then drag the step.",
         presets={"Equal weights": {"weight": 1}, "Trace weights": {"weight": TRACE_WEIGHT}},
@@ -322,7 +322,7 @@ def _read_frequency(data, state):
 def frequency() -> Panel:
     """How long a linearized network needs for the solution sin(a pi x): from the equation, and from values of u.
 
-    Wang, Yu, Perdikaris 2022, section 4: spectral bias of a network that learns an equation, in closed form.
+    The spectral bias of Wang, Yu, Perdikaris 2022, in closed form.
     """
     return Panel(
         frequency_arrays,
