@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # `make test LEVEL=everything` installs torch and flax too, and runs what needs them
 LEVEL ?= test
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme owner picture site serve clean notebook-venv site-venv test-venv
+.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme owner picture site serve course version clean notebook-venv site-venv test-venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lock: test-venv  ## write constraints.txt: the newest versions that work togethe
 lowest: test-venv  ## run the quick tests with the lowest versions that pyproject.toml allows
 	@$(PY) tools/lowest.py
 
+version:  ## print the version of this checkout
+	@sed -n 's/^__version__ = "\(.*\)"/\1/p' ntkbook/version.py
+
 wheel: test-venv  ## build the wheel and try it from an empty directory
 	@$(PY) tools/wheel.py
 
@@ -72,6 +75,9 @@ site: site-venv  ## build the book as pages into docs/_build/html, from what is 
 
 serve: site-venv  ## show these pages on this machine (PORT=8000 for a port of your choice)
 	@$(PY) tools/build_site.py --serve $(if $(PORT),--port $(PORT))
+
+course: test-venv  ## write an assignment, and let nbgrader grade it
+	@$(PY) tools/try_course.py
 
 binder: test-venv  ## do what Binder does, without Docker, and run a chapter there
 	@$(PY) tools/binder.py

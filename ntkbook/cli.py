@@ -1,4 +1,4 @@
-"""The command `ntkbook`: `lab` puts the book into a folder and opens it, `claims` runs it, `export` makes pages of it.
+"""The command `ntkbook`: `lab` opens the book, `claims` runs it, `export` makes pages, `course` assignments.
 
 The notebooks travel inside the wheel. A reader's copy is hers: a file that she changed is never written over.
 """
@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -227,6 +228,19 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _course(options: argparse.Namespace) -> int:
+    from . import course
+
+    if not re.fullmatch(r"[\w-]+", options.term):
+        raise Failure(f"Expected a term of letters, digits, - and _, as in 2027-spring, got {options.term!r}.")
+    folder = Path(options.folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Failure(f"Expected a new or an empty folder, got {folder}. Nothing of a running course is written over.")
+    for line in course.write(folder, chapters(book(), options.chapters), options.term):
+        print(line)
+    return 0
+
+
 def _baked(name: str, frames: int) -> str:
     """A panel of the book as HTML, computed as the chapters compute, in double precision."""
     import jax
@@ -311,6 +325,11 @@ def _parser() -> argparse.ArgumentParser:
     pages.add_argument("--folder", default=".", help="where the files go (default: here)")
     pages.add_argument("--frames", type=int, default=60, help="pictures of each panel (default: %(default)s)")
     pages.set_defaults(run=_export)
+    course = commands.add_parser("course", help="make assignments for nbgrader, recall cards and figures")
+    course.add_argument("folder", help="a new folder for all of it")
+    course.add_argument("chapters", nargs="*", metavar="CHAPTER", help="as in 03 (default: all)")
+    course.add_argument("--term", default="course", help="a word; each draws other numbers (default: %(default)s)")
+    course.set_defaults(run=_course)
     return parser
 
 

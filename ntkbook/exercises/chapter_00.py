@@ -9,7 +9,7 @@ import numpy as np
 
 from ..panel import Mission, Panel, Predict
 from ..panels.start_here import LR, STEPS, arrays
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: the band
 
@@ -24,7 +24,7 @@ def _either(edges):
 
 
 def _outputs(seed, networks, points):
-    return np.random.default_rng(seed).standard_normal((networks, points)) * [0.3 + p for p in range(points)]
+    return generator(seed).standard_normal((networks, points)) * [0.3 + p for p in range(points)]
 
 
 BAND = Exercise(

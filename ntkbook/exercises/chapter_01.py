@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from ..panel import Mission, Panel, Predict
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 
 def _jacobian(seed, n, parameters):
-    return np.random.default_rng(seed).standard_normal((n, parameters))
+    return generator(seed).standard_normal((n, parameters))
 
 
 # ---------------------------------------------------------------- 1: what one step on one example does
@@ -20,7 +20,7 @@ def _one_example(J, i, f, y, lr):
 
 
 def _example_case(name, seed, n, parameters, i, lr):
-    f = np.random.default_rng(seed + 1).standard_normal(n)
+    f = generator(seed + 1).standard_normal(n)
     return Case(name, (_jacobian(seed, n, parameters), i, f, 1.5, lr))
 
 
@@ -225,7 +225,7 @@ def _loss_speed(theta, f, y):
 
 
 def _speed_case(name, seed, n, parameters):
-    J, rng = _jacobian(seed, n, parameters), np.random.default_rng(seed + 1)
+    J, rng = _jacobian(seed, n, parameters), generator(seed + 1)
     return Case(name, (J @ J.T + 0.1 * np.eye(n), rng.standard_normal(n), rng.standard_normal(n)))
 
 

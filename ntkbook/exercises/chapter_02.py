@@ -8,7 +8,7 @@ import numpy as np
 
 from ..panel import Mission, Panel, Predict
 from ..panels.wide_networks_are_gaussian import arrays
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: the dual of the absolute value
 
@@ -113,7 +113,7 @@ def _sin_recursion(
 
 
 def _points(seed, n, features):
-    return np.random.default_rng(seed).standard_normal((n, features))
+    return generator(seed).standard_normal((n, features))
 
 
 SIN_NNGP = Exercise(

@@ -15,7 +15,7 @@ from ..networks.layers import Dense, serial
 from ..networks.quadrature import Tanh
 from ..panel import Mission, Panel, Predict
 from ..panels.infinite_width_ntk import circle_arrays
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: the tangent kernel of an erf network
 
@@ -60,7 +60,7 @@ def _erf_recursion(
 
 
 def _points(seed, n, features):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((n, features)))
+    return jnp.asarray(generator(seed).standard_normal((n, features)))
 
 
 ERF_NTK = Exercise(

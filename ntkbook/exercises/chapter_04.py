@@ -14,13 +14,13 @@ from ..networks.layers import Dense, serial
 from ..networks.quadrature import Tanh
 from ..panel import Mission, Panel, Predict
 from ..panels.linearization import arrays
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: the tangent plane
 
 
 def _normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+    return jnp.asarray(generator(seed).standard_normal(shape))
 
 
 def _plain(params, x):
@@ -139,9 +139,9 @@ def _at_the_end(k, kk, f0_test, f0_train, y, lr, steps):
 
 
 def _steps_case(name, seed, n_train, n_test, lr, steps):
-    x = np.random.default_rng(seed).standard_normal((n_train + n_test, 3))
+    x = generator(seed).standard_normal((n_train + n_test, 3))
     k = np.exp(-0.2 * ((x[:, None] - x[None]) ** 2).sum(-1))
-    values = np.random.default_rng(seed + 1).standard_normal(2 * n_train + n_test)
+    values = generator(seed + 1).standard_normal(2 * n_train + n_test)
     f0_test, f0_train, y = np.split(values, [n_test, n_test + n_train])
     return Case(name, (k[n_train:, :n_train], k[:n_train, :n_train], f0_test, f0_train, y, lr, steps))
 
@@ -228,7 +228,7 @@ def _eigenvalues(k):
 
 
 def _kernel_case(name, seed, n):
-    x = np.random.default_rng(seed).standard_normal((n, 3))
+    x = generator(seed).standard_normal((n, 3))
     return Case(name, (x @ x.T + np.exp(-((x[:, None] - x[None]) ** 2).sum(-1)),))
 
 

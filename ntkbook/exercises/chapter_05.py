@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 from .guides_05 import mission_heavy as mission_heavy
 from .guides_05 import mission_stop as mission_stop
 from .guides_05 import mission_units as mission_units
@@ -13,7 +13,7 @@ from .guides_05 import predict as predict
 
 def _kernel(seed, n, n_test=0):
     """A kernel matrix of n + n_test random points, well conditioned."""
-    x = np.random.default_rng(seed).standard_normal((n + n_test, 3))
+    x = generator(seed).standard_normal((n + n_test, 3))
     return np.exp(-0.2 * ((x[:, None] - x[None]) ** 2).sum(-1)) + 0.2 * np.eye(n + n_test)
 
 
@@ -26,7 +26,7 @@ def _errors_after(lam, Q, r0, lr, k):
 
 def _modes_case(name, seed, n, lr, k):
     lam, Q = np.linalg.eigh(_kernel(seed, n))
-    return Case(name, (lam, Q, np.random.default_rng(seed + 1).standard_normal(n), lr, k))
+    return Case(name, (lam, Q, generator(seed + 1).standard_normal(n), lr, k))
 
 
 ERRORS_AFTER = Exercise(
@@ -302,7 +302,7 @@ def _decay(k_train, t):
 
 def _test_case(name, seed, n, m, t):
     k = _kernel(seed, n, m)
-    return Case(name, (k[n:, :n], k[:n, :n], np.random.default_rng(seed + 1).standard_normal(n), t))
+    return Case(name, (k[n:, :n], k[:n, :n], generator(seed + 1).standard_normal(n), t))
 
 
 OUTPUTS_ELSEWHERE = Exercise(

@@ -7,12 +7,12 @@ import numpy as np
 
 from ..panel import Mission, Panel, Predict
 from ..panels.ensembles import TIMES, arrays
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 
 def _kernel(seed, n, m):
     """A kernel matrix of n training points and m others: (n, n), (m, n), (m, m)."""
-    x = np.random.default_rng(seed).uniform(-2, 2, (n + m, 2))
+    x = generator(seed).uniform(-2, 2, (n + m, 2))
     k = np.exp(-0.5 * ((x[:, None] - x[None]) ** 2).sum(-1)) + 0.2 * x @ x.T + 0.1 * np.eye(n + m)
     return k[:n, :n], k[n:, :n], k[n:, n:]
 
@@ -38,7 +38,7 @@ def _elementwise(steps, k_train, k_test_train, y, lr):
 
 def _mean_case(name, seed, n, m, t, lr):
     k_train, k_test_train, _ = _kernel(seed, n, m)
-    return Case(name, (t, k_train, k_test_train, np.random.default_rng(seed + 1).standard_normal(n), lr))
+    return Case(name, (t, k_train, k_test_train, generator(seed + 1).standard_normal(n), lr))
 
 
 MEAN_AT = Exercise(
@@ -137,7 +137,7 @@ def _covariance(A, K_train, K_test_train, K_test, *, cross=-1, both=True, last=1
 
 def _covariance_case(name, seed, n, m):
     K_train, K_test_train, K_test = _kernel(seed, n, m)
-    A = np.random.default_rng(seed + 1).uniform(-0.5, 1, (m, n))
+    A = generator(seed + 1).uniform(-0.5, 1, (m, n))
     return Case(name, (A, K_train, K_test_train, K_test))
 
 

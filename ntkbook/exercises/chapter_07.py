@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from ..panel import Mission, Panel, Predict
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- what the cases are made of
 
 
 def _case(name, seed, n, n_new, kept):
     """A kernel exp(x . x') of n + n_new random points, and the first components of the n."""
-    x = np.random.default_rng(seed).standard_normal((n + n_new, 3)) / 2
+    x = generator(seed).standard_normal((n + n_new, 3)) / 2
     k = np.exp(x @ x.T)
     eigenvalues, modes = np.linalg.eigh(k[:n, :n])
     return name, k[n:, :n], modes[:, ::-1][:, :kept] * n**0.5, eigenvalues[::-1][:kept] / n
@@ -117,7 +117,7 @@ LEARNT = Exercise(
     tuple(
         Case(
             f"{name}, rate {lr}, {steps} steps",
-            (k, f, lam, np.random.default_rng(9).standard_normal(len(f)), lr, steps),
+            (k, f, lam, generator(9).standard_normal(len(f)), lr, steps),
         )
         for (name, k, f, lam), lr, steps in zip(_BASIS, (0.3, 0.5, 1.5), (2, 7, 12))
     ),

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..panel import Mission, Panel, Predict
 from ..panels.beyond_squared_loss import BATCHES, X_TRAIN
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: what drives an output
 
@@ -18,7 +18,7 @@ def _pull(f, y):
 
 
 def _classes(seed, n, classes):
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     return 2 * rng.standard_normal((n, classes)), np.eye(classes)[rng.integers(0, classes, n)]
 
 
@@ -116,7 +116,7 @@ def _step(k, f_test, f_train, y, lr):
 
 
 def _step_case(name, seed, n, m, classes, lr):
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     x = rng.standard_normal((n + m, 3))
     k = np.exp(-0.2 * ((x[:, None] - x[None]) ** 2).sum(-1))[n:, :n]
     f, y = _classes(seed + 1, n, classes)
@@ -209,7 +209,7 @@ def _heavy_ball(k, f0, y, lr, momentum, steps, *, n=None, forget=False, average=
 
 
 def _ball_case(name, seed, n, lr, momentum, steps):
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     x = rng.standard_normal((n, 3))
     k = np.exp(-0.2 * ((x[:, None] - x[None]) ** 2).sum(-1))
     return Case(name, (k, rng.standard_normal(n), rng.standard_normal(n), lr, momentum, steps))

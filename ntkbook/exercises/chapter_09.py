@@ -6,7 +6,7 @@ import numpy as np
 
 from ..panel import Mission, Panel, Predict
 from ..panels.parameterizations import BASE, RULES
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: rates for each array
 
@@ -74,7 +74,7 @@ def check_equivalent_rates(answer: Any) -> Result:
 
 
 def _kernels(seed, n):
-    a = np.random.default_rng(seed).standard_normal((2, n, n + 2))
+    a = generator(seed).standard_normal((2, n, n + 2))
     return a[0] @ a[0].T, a[1] @ a[1].T
 
 

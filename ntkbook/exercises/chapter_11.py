@@ -7,7 +7,7 @@ import numpy as np
 
 from ..panel import Mission, Panel, Predict
 from ..panels.spectral_bias import STEPS, arrays
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: eigenvalues on the circle
 
@@ -15,7 +15,7 @@ from .checking import Case, Exercise, Mistake, Result, judge
 def _row(seed, n):
     """First row of a kernel of n evenly spaced points on the circle."""
     k = np.minimum(np.arange(n), n - np.arange(n))
-    spectrum = np.random.default_rng(seed).uniform(0.5, 1.5, n // 2 + 1)[k] / (1 + k**2)
+    spectrum = generator(seed).uniform(0.5, 1.5, n // 2 + 1)[k] / (1 + k**2)
     return np.fft.ifft(spectrum).real * n
 
 
@@ -74,7 +74,7 @@ def _learnt(row, y, t, *, filter=lambda c, t: 1 - np.exp(-t * c), n=None):
 
 
 def _learnt_case(name, seed, n, t):
-    return Case(name, (_row(seed, n), np.random.default_rng(seed + 50).standard_normal(n), t))
+    return Case(name, (_row(seed, n), generator(seed + 50).standard_normal(n), t))
 
 
 LEARNT = Exercise(

@@ -8,6 +8,8 @@ the numbers: not the container, the dtype, or axes of length 1.
 
 import copy
 import html
+import os
+import zlib
 from collections.abc import Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +79,12 @@ class Result:
             return f"<div>{head}</div>"
         rows = "".join(f"<li>{'passed' if ok else 'not yet'}: {html.escape(name)}</li>" for name, ok in self.passed)
         return f'<div role="status">{head}<ul>{rows}</ul></div>'
+
+
+def generator(seed: int) -> np.random.Generator:
+    """The random numbers of a case. A course has its own in each term: those that NTKBOOK_TERM, any word, makes."""
+    term = os.environ.get("NTKBOOK_TERM", "")
+    return np.random.default_rng([seed, zlib.crc32(term.encode())] if term else seed)
 
 
 def judge(answer: Any, exercise: Exercise, *, rtol: float = 1e-4) -> Result:
