@@ -250,18 +250,25 @@ def _finite_ntk_errors(keys, activation, width, data, ridge):
     return jax.lax.map(error, keys)
 
 
-def learnability(eigenvalues: Any, n: ArrayLike, *, ridge: ArrayLike = 0.0) -> Float[Array, "M"]:
-    """The share of each mode that n examples teach, lambda n/(lambda n + z); without ridge they sum to n.
+def learnability(
+    eigenvalues: Any, n: ArrayLike, *, ridge: ArrayLike = 0.0, multiplicity: ArrayLike | None = None
+) -> Float[Array, "... M"]:
+    """The share of each mode that n examples teach, lambda n/(lambda n + z), (M,), or (..., M) for an array n.
+
+    Without ridge the shares of all modes sum to n. Where eigenvalues repeat, give each once with its `multiplicity`
+    (M,): the share is that of one mode, and counts as often.
 
     Simon et al. 2021.
     """
     lam = checks.as_array(eigenvalues, "eigenvalues", ndim=1)
-    for name, value in (("eigenvalues", lam), ("n", n), ("ridge", ridge)):
+    count = jnp.ones_like(lam) if multiplicity is None else checks.as_array(multiplicity, "multiplicity", ndim=1)
+    checks.same_length(len(lam), count, "multiplicity")
+    for name, value in (("eigenvalues", lam), ("n", n), ("ridge", ridge), ("multiplicity", count)):
         checks.non_negative(value, name)
-    n, ridge = (jnp.asarray(a).astype(lam.dtype) for a in (n, ridge))
+    n, ridge, count = (jnp.asarray(a).astype(lam.dtype) for a in (n, ridge, count))
 
     def one(n, ridge):
-        z = _effective_ridge(lam, jnp.ones_like(lam), n, ridge)
+        z = _effective_ridge(lam, count, n, ridge)
         return lam * n / jnp.where(lam > 0, lam * n + z, 1)
 
     return jnp.vectorize(one, signature="(),()->(m)")(n, ridge)

@@ -37,6 +37,8 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "image_bandwidth": _lazy("spectral_bias", "image_bandwidth"),
     "lazy_and_rich": _lazy("lazy_and_rich", "lazy_and_rich"),
     "catapult": _lazy("lazy_and_rich", "catapult"),
+    "double_descent": _lazy("generalization", "double_descent"),
+    "learnt_degrees": _lazy("generalization", "learnt_degrees"),
     "boundary_weight": _lazy("physics_informed", "boundary_weight"),
     "frequency": _lazy("physics_informed", "frequency"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
