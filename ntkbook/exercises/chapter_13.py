@@ -7,7 +7,7 @@ import numpy as np
 
 from ..panel import Mission, Panel, Predict
 from ..panels.generalization import EXAMPLES, RIDGES, arrays, degree_arrays, rises
-from .checking import Case, Exercise, Mistake, Result, judge
+from .checking import Case, Exercise, Mistake, Result, generator, judge
 
 # ---------------------------------------------------------------- 1: the effective ridge
 
@@ -136,7 +136,7 @@ def _end(f0_train, f0_test, k_train, k_test, y, *, at_train=1.0, at_test=1.0, si
 
 
 def _end_case(name, seed, n, m):
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     features = rng.standard_normal((n + m, n + 4))
     k = features @ features.T / (n + 4)
     f0, y = rng.standard_normal(n + m), rng.standard_normal(n)
