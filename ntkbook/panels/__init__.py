@@ -41,5 +41,7 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "learnt_degrees": _lazy("generalization", "learnt_degrees"),
     "boundary_weight": _lazy("physics_informed", "boundary_weight"),
     "frequency": _lazy("physics_informed", "frequency"),
+    "who_helps": _lazy("kernels_at_work", "who_helps"),
+    "ten_pictures": _lazy("kernels_at_work", "ten_pictures"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }
