@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 import ntkbook as nb
-from ntkbook.networks import quadrature
+from ntkbook.networks.averages import VALUE_AND_SLOPE, averages, averages_of_one
 
 POINTS = np.array(
     [(1.0, 1.5, 0.6), (0.3, 2.0, -0.4), (4.0, 4.0, 3.9), (1.0, 1.0, 1.0), (1.0, 1.0, -1.0), (0.5, 0.0, 0.0)]
@@ -33,14 +33,67 @@ def test_step_is_exact_although_it_jumps():
     np.testing.assert_allclose(numeric, duals(nb.Step(), *POINTS[:5].T), atol=1e-12)
 
 
-def test_stated_error_of_tanh():
-    """The error grows with the variance, as stated, and more nodes buy it back."""
-    slope = lambda x: 1 - np.tanh(x) ** 2
-    for q, stated in ((1.0, 1e-12), (4.0, 5e-11), (25.0, 2e-7), (100.0, 3e-4)):
-        exact = oracles.dual(np.tanh, slope, q, q, 0.7 * q)
-        for nodes, error in ((None, stated), ((200, 100), max(1e-4 * stated, 1e-13))):
-            value = duals(nb.Elementwise(jnp.tanh, nodes=nodes), *map(jnp.asarray, (q, q, 0.7 * q)))
-            np.testing.assert_allclose(value, exact, rtol=error)
+def sigmoid(x):
+    return (1 + np.tanh(x / 2)) / 2
+
+
+STATED = {  # phi and its slope once more in numpy
+    "tanh": (nb.Tanh(), np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sigmoid": (nb.Sigmoid(), sigmoid, lambda x: sigmoid(x) * sigmoid(-x)),
+    "silu": (nb.Silu(), lambda x: x * sigmoid(x), lambda x: sigmoid(x) * (1 + x * sigmoid(-x))),
+    "softplus": (nb.Softplus(), lambda x: np.logaddexp(0, x), sigmoid),
+    "elu": (
+        nb.Elu(),
+        lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1),
+        lambda x: np.exp(np.minimum(x, 0)),
+    ),
+}
+VARIANCES = np.array([1e-4, 1.0, 25.0, 100.0, 1e8])
+COSINES = np.array([-1, -0.9, 0.0, 0.5, 0.99, 1 - 1e-6, 1])
+
+
+@jax.jit
+def duals_at_distance(act, q, k, distance):
+    return jnp.stack(act.dual_at_distance(q, q, k, distance)[:2])
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_stated_error(name):
+    """Of the five, two are tried everywhere: one turns, one has a kink in its slope."""
+    act, phi, slope = STATED[name]
+    for q in VARIANCES if name in ("tanh", "elu") else VARIANCES[3:]:
+        exact = np.array([oracles.dual(phi, slope, q, q, q * c) for c in COSINES]).T
+        size = np.array([[oracles.gaussian_average(lambda u, f=f: f(u) ** 2, q)] for f in (phi, slope)])
+        for dtype, bound in (("float64", 1e-9), ("float32", 3e-5 if q <= 100 else 3e-4)):
+            points = (jnp.asarray(a, dtype) for a in (np.full(7, q), q * COSINES, 2 * q * (1 - COSINES)))
+            error = np.abs(np.asarray(duals_at_distance(act, *points)) - exact) / size
+            assert error.max() <= bound, f"{dtype}, variance {q}: {error}"
+
+
+def test_more_nodes_buy_more_digits():
+    exact = oracles.dual(np.tanh, STATED["tanh"][2], 1e8, 1e8, 0.7e8)
+    value = duals(nb.Elementwise(jnp.tanh, nodes=(160, 160)), *map(jnp.asarray, (1e8, 1e8, 0.7e8)))
+    np.testing.assert_allclose(value, exact, rtol=1e-13)
+
+
+@pytest.mark.parametrize("W_std", [3.0, 100.0, 1e4])
+def test_one_layer_against_a_copy(W_std):
+    """In float32, of points at distance one: both kernels are those of float64, on the diagonal and for the copy."""
+    x = np.array([[1.0, 0.0], [0.6, -0.8], [1.0, 0.0]])
+    net = nb.serial(nb.Dense(1, W_std), nb.Tanh(), nb.Dense(1))
+    narrow, wide = nb.kernel(net, jnp.asarray(x, jnp.float32)), nb.kernel(net, jnp.asarray(x))
+    across = nb.kernel(net, jnp.asarray(x, jnp.float32), jnp.asarray(x[:1], jnp.float32))
+    for got, part, exact in zip(narrow, across, wide):
+        np.testing.assert_allclose(got, exact, rtol=5e-5)
+        np.testing.assert_allclose(part[:, 0], exact[:, 0], rtol=5e-5)
+        assert got[0, 2] == got[0, 0]
+
+
+def test_phase_at_large_scales():
+    """chi_1 = W_std^2 E[tanh'^2] for u of variance W_std^2: a narrow peak, 4/3 high by wide, of a density."""
+    W_std = 1e4
+    chi_1 = float(nb.phase(nb.Tanh(), W_std, 0.0).chi_1)
+    assert chi_1 == pytest.approx(W_std * 4 / 3 / (2 * np.pi) ** 0.5, rel=1e-3) == pytest.approx(5319, rel=1e-3)
 
 
 def test_float32_uses_its_own_nodes():
@@ -54,13 +107,89 @@ def test_memory_stays_that_of_the_result():
     """The sum runs node by node: no array of all nodes times all pairs."""
     n = 400
     q, k = jnp.ones((n, 1)), jnp.full((n, n), 0.3)
-    compiled = jax.jit(lambda q, k: quadrature.dual(jnp.tanh, q, q.T, k, None)).lower(q, k).compile()
+    compiled = jax.jit(lambda q, k: averages(jnp.tanh, VALUE_AND_SLOPE, None, q, q.T, k)).lower(q, k).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 40 * k.nbytes
 
 
-def test_variance_is_the_dual_at_angle_zero_with_twice_the_nodes():
-    q = jnp.array([0.0, 0.2, 1.0, 4.0])
+def test_average_of_one_is_that_at_angle_zero():
+    q = jnp.array([0.0, 0.2, 1.0, 4.0, 1e4])
     for phi in (jnp.tanh, jax.nn.elu):
-        for a, b in zip(quadrature.variance(phi, q, (20, 12)), quadrature.dual(phi, q, q, q, (40, 24))):
+        for a, b in zip(averages_of_one(phi, VALUE_AND_SLOPE, q), averages(phi, VALUE_AND_SLOPE, (80, 80), q, q, q)):
             np.testing.assert_allclose(a[1:], b[1:], rtol=1e-12)
             assert np.isfinite(a).all() and np.isfinite(b).all()
+
+
+# Derivatives. The oracle is E[phi(w x) phi(w y)] by a dense Gauss-Hermite grid of w, differentiated under the integral.
+
+PAIRS = [  # coincident, near, opposite, parallel, general
+    ((1.0, 1.0), (1.0, 1.0)),
+    ((1.0, 1.0), (1.001, 1.0)),
+    ((1.0, 1.0), (-1.0, -1.0)),
+    ((0.3, 0.2), (0.6, 0.4)),
+    ((0.5, -0.3), (0.7, 1.2)),
+]
+Z, WEIGHT = np.polynomial.hermite_e.hermegauss(250)
+FIRST, SECOND = np.meshgrid(Z, Z, indexing="ij")
+WEIGHTS = np.outer(WEIGHT, WEIGHT) / (2 * np.pi)
+
+
+def derivative_of_layer(x, y, orders, i, j, phi_i, phi_j):
+    """d^a/dx_i^a d^b/dy_j^b of one layer's NNGP for two features; phi_i, phi_j: derivatives a and b of phi."""
+    w = np.stack([FIRST, SECOND]) / 2**0.5
+    u, v = (np.tensordot(np.array(point), w, 1) for point in (x, y))
+    return float((WEIGHTS * w[i] ** orders[0] * phi_i(u) * w[j] ** orders[1] * phi_j(v)).sum())
+
+
+def nngp_of(act):
+    net = nb.serial(nb.Dense(1), act, nb.Dense(1))
+    return lambda x, y: nb.nngp(net, x[None], y[None])[0, 0]
+
+
+@pytest.mark.parametrize("name", ["tanh", "silu", "softplus", "sigmoid"])
+def test_mixed_second_derivatives(name):
+    act, _, slope = STATED[name]
+    act = nb.Elementwise(jax.nn.sigmoid) if name == "sigmoid" else act
+    mixed = jax.jit(jax.vmap(jax.jacfwd(jax.grad(nngp_of(act), 0), 1)))
+    x, y = jnp.moveaxis(jnp.array(PAIRS), 1, 0)
+    for got, (a, b) in zip(mixed(x, y), PAIRS):
+        exact = [[derivative_of_layer(a, b, (1, 1), i, j, slope, slope) for j in (0, 1)] for i in (0, 1)]
+        np.testing.assert_allclose(got, exact, rtol=1e-8, atol=1e-10)
+
+
+def test_fourth_derivatives():
+    """d^4 k / dx^2 dy^2, as a network that solves differential equations needs them."""
+
+    def bend(u):
+        return -2 * np.tanh(u) * (1 - np.tanh(u) ** 2)
+
+    def line(t, s, x, y):
+        return nngp_of(nb.Tanh())(x.at[0].add(t), y.at[0].add(s))
+
+    twice = lambda f, place: jax.jacfwd(jax.jacfwd(f, place), place)
+    x, y = jnp.moveaxis(jnp.array(PAIRS), 1, 0)
+    fourth = jax.jit(jax.vmap(lambda x, y: twice(twice(line, 0), 1)(0.0, 0.0, x, y)))
+    exact = [derivative_of_layer(a, b, (2, 2), 0, 0, bend, bend) for a, b in PAIRS]
+    np.testing.assert_allclose(fourth(x, y), exact, rtol=1e-6)
+
+
+def test_derivative_of_an_angle_without_slope():
+    """d/dk of T at q1 = q2 = k = 1 is Tdot (Price), also for a kink; the default path knows no slope there."""
+    for act in (nb.Tanh(), nb.Elu(), nb.Elementwise(jnp.abs)):
+        one = jnp.ones(())
+        (_, Tdot), (slope, _) = jax.jit(lambda k, act=act: jax.jvp(lambda k: act.dual(one, one, k), (k,), (k,)))(one)
+        assert float(slope) == pytest.approx(float(Tdot), rel=1e-10)
+
+
+def test_kinks_are_seen_wherever_they_are():
+    smooth = (jnp.tanh, jnp.exp, jax.nn.mish, jax.nn.gelu, jnp.sin, lambda x: x**3, jax.nn.log_sigmoid)
+    kinked = (jnp.abs, jax.nn.relu6, jax.nn.hard_tanh, jax.nn.elu, jnp.sign, lambda x: jnp.maximum(x, 0) ** 3)
+    assert all(nb.Elementwise(f).is_smooth for f in smooth)
+    assert not any(nb.Elementwise(f).is_smooth for f in kinked)
+
+
+def test_a_function_may_close_over_a_traced_number():
+    """Then its derivatives go through the nodes."""
+    q = jnp.ones(3)
+    at = lambda b: nb.Elementwise(lambda x: jnp.tanh(b * x)).dual(q, q, 0.5 * q)[0].sum()
+    slope = jax.jit(jax.grad(at))(0.8)
+    assert float(slope) == pytest.approx(float(oracles.difference_quotient(jax.jit(at), 0.8)), rel=1e-7)

@@ -64,6 +64,13 @@ def test_activations():
     assert float(nb.phase(nb.Relu(), jnp.array([1.0, 1.5]), jnp.array([0.1, 0.2])).chi_1[0]) == pytest.approx(0.5)
 
 
+def test_second_derivatives_of_a_quadrature():
+    net = nb.serial(Dense(1), nb.Tanh(), Dense(1))
+    at = lambda x, y: nb.ntk(net, x[None], y[None])[0, 0]
+    hessian = jax.vmap(jax.jacfwd(jax.grad(at), 1))(X, X[jnp.array([0, 2, 1, 0, 4])])
+    assert np.isfinite(hessian).all() and np.isfinite(jax.grad(lambda x: nb.ntk(net, x).sum())(X)).all()
+
+
 def test_finite_width():
     _, params = NET.init(jax.random.key(0), X.shape)
     expected = nb.empirical_ntk(NET.apply, params, X, method="jacobian")

@@ -28,21 +28,6 @@ def _nodes() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([-z[::-1], z]), np.concatenate([w[::-1], w])
 
 
-def squares(activation: Activation, q: Array) -> tuple[Array, Array]:
-    """(E[phi(u)^2], E[phi'(u)^2]) for u ~ N(0, q)."""
-    if not isinstance(activation, Quadrature):
-        return activation.variance(q)
-    s = jnp.sqrt(q)
-
-    def add(sums, node):
-        z, weight = node
-        value, slope = jax.jvp(activation.phi, (s * z,), (jnp.ones_like(s),))
-        return (sums[0] + weight * value**2, sums[1] + weight * slope**2), None
-
-    nodes = tuple(jnp.asarray(a, q.dtype) for a in _nodes())
-    return jax.lax.scan(add, (jnp.zeros_like(q), jnp.zeros_like(q)), nodes)[0]
-
-
 def table(activation: Activation, largest: float) -> Callable[[Array], Array]:
     """q -> E[phi(u)^2], for quadratures by cubic interpolation in log q, to about 1e-9."""
     if not isinstance(activation, Quadrature):
@@ -53,7 +38,7 @@ def table(activation: Activation, largest: float) -> Callable[[Array], Array]:
     def at(q):
         dtype = q.dtype
         grid = jnp.linspace(low, high, _POINTS, dtype=dtype)
-        second = lambda log_q: squares(activation, jnp.exp(log_q))[0]
+        second = lambda log_q: activation.variance(jnp.exp(log_q))[0]
         values, slopes = jax.jvp(second, (grid,), (jnp.ones_like(grid),))
         x = (jnp.log(jnp.maximum(q, _SMALLEST)) - low) / width
         i = jnp.clip(jnp.floor(x), 0, _POINTS - 2).astype(int)
@@ -85,7 +70,7 @@ def overlap(activation: Activation, q: Array) -> Callable[[Array], tuple[Array, 
     basis = jnp.asarray(np.stack(rows, 1) * w[:, None], q.dtype)  # (nodes, order)
     nodes = jnp.asarray(z, q.dtype).reshape(*[1] * q.ndim, -1)
     powers = jnp.square(activation.phi(jnp.sqrt(q)[..., None] * nodes) @ basis)
-    rest = jnp.maximum(squares(activation, q)[0] - powers.sum(axis=-1), 0)
+    rest = jnp.maximum(activation.variance(q)[0] - powers.sum(axis=-1), 0)
     powers = jnp.moveaxis(jnp.concatenate([powers, rest[..., None]], axis=-1), -1, 0)
 
     def series(c):

@@ -117,7 +117,7 @@ def _scales(activation, W_std, b_std):
 
 
 def _variance_map(activation, W_std, b_std, q):
-    return W_std**2 * moments.squares(activation, q)[0] + b_std**2
+    return W_std**2 * activation.variance(q)[0] + b_std**2
 
 
 @jax.jit
@@ -126,7 +126,7 @@ def _phase(activation, W_std, b_std):
     is_regular = (q > 1e-9) & (q < _UNBOUNDED)
     # Without a fixed point the maps tend to their limits at very small and very large variance.
     at = jnp.clip(q, 1e-9, _UNBOUNDED)
-    chi_1 = W_std**2 * moments.squares(activation, at)[1]
+    chi_1 = W_std**2 * activation.variance(at)[1]
     is_chaotic = is_regular & (chi_1 > 1)
     c, slope = _fixed_correlation(activation, W_std, b_std, at, is_chaotic)
     q = jnp.where(q < _UNBOUNDED, jnp.where(q > 1e-9, q, 0), jnp.inf)
@@ -210,7 +210,7 @@ def _propagate(activation, W_std, b_std, q, c, layers):
 @jax.jit
 def _critical(activation, b_std):
     def bias2(log_q):
-        T, Tdot = moments.squares(activation, jnp.exp(log_q))
+        T, Tdot = activation.variance(jnp.exp(log_q))
         return jnp.exp(log_q) - T / Tdot
 
     def halve(i, bounds):
@@ -222,4 +222,4 @@ def _critical(activation, b_std):
     low = jnp.full_like(b_std, float(np.log(1e-10)))
     low, high = jax.lax.fori_loop(0, 80, halve, (low, jnp.full_like(b_std, float(np.log(_UNBOUNDED)))))
     q = jnp.exp((low + high) / 2)
-    return moments.squares(activation, q)[1] ** -0.5, q
+    return activation.variance(q)[1] ** -0.5, q

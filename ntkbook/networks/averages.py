@@ -1,0 +1,192 @@
+"""Averages E[f(u) g(v)] of Gaussian pairs, for f and g among the derivatives of any elementwise function.
+
+In polar coordinates u = s1 r sin(d) and v = s2 r sin(length - d) change their signs only on four rays. Gauss-Legendre
+nodes between those rays see a smooth function, also for activations with a kink at zero, where the Gauss-Hermite grid
+that is often used is wrong in the second or third digit (notebook 02 shows both). The nodes follow the variance: they
+crowd towards the rays, where an activation turns within ever less of an angle, and towards the origin. quadrature.py
+makes activations of these averages.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.jet import jet
+from jax.extend.core import Literal
+from jaxtyping import Array
+
+from ..numerics import angle, cosine, gap_of_cosine, safe_sqrt
+
+RADIUS = {"float32": 6.5, "float64": 9.0}  # exp(-r^2/2) beyond is below the rounding of the type
+COARSE = {"float32": (14, 16), "float64": (28, 32)}  # nodes: radial, and angular on each arc
+FINE = {"float32": (24, 28), "float64": (48, 56)}
+COARSE_UP_TO = {"float32": 25.0, "float64": 100.0}  # variance
+LINE = {"float32": 48, "float64": 96}  # nodes on each half line
+Orders = tuple[tuple[int, int], ...]  # pairs (i, j): the average of the derivatives phi^(i)(u) phi^(j)(v)
+VALUE_AND_SLOPE: Orders = ((0, 0), (1, 1))
+
+
+def averages(phi: Callable, orders: Orders, nodes: Any, q1, q2, k, distance=None) -> tuple[Array, ...]:
+    """E[phi^(i)(u) phi^(j)(v)] for each (i, j) of `orders`, variances q1, q2 and covariance k, which broadcast.
+
+    Near points are told apart by distance = E[(u - v)^2] unless that is None. nodes: (radial, angular on each arc), or
+    None to choose by the largest variance. The sum runs node by node: memory stays a few times that of the result.
+    """
+    s1, s2, c = safe_sqrt(q1), safe_sqrt(q2), cosine(q1, q2, k)
+    name, pairs = c.dtype.name, (s1, s2, c, gap_of_cosine(q1, q2, c, distance))
+    if nodes is not None:
+        return _in_plane(phi, orders, nodes, *pairs)
+    is_small = jnp.maximum(q1.max(initial=0), q2.max(initial=0)) <= COARSE_UP_TO[name]
+    return jax.lax.cond(is_small, *(partial(_in_plane, phi, orders, grid[name]) for grid in (COARSE, FINE)), *pairs)
+
+
+def averages_of_one(phi: Callable, orders: Orders, q: Array) -> tuple[Array, ...]:
+    """`averages` at q1 = q2 = k = q."""
+    return _on_line(phi, orders, LINE[q.dtype.name], safe_sqrt(q))
+
+
+def _add(sums, weight, at_u, at_v, orders):
+    return tuple(total + weight * at_u[i] * at_v[j] for total, (i, j) in zip(sums, orders))
+
+
+def _legendre(n: int, like: Array) -> tuple[Array, Array]:
+    """Nodes and weights on [0, 1]."""
+    x, w = np.polynomial.legendre.leggauss(n)
+    return jnp.asarray((x + 1) / 2, like.dtype), jnp.asarray(w / 2, like.dtype)
+
+
+def _crowding(scale: Array) -> tuple[Array, Array]:
+    """What `_crowded` needs for [0, 1]: even steps up to about 1/scale, and beyond even steps in the logarithm."""
+    height = jnp.maximum(jax.lax.stop_gradient(scale), 0.1)
+    return jnp.arcsinh(height), height
+
+
+def _crowded(crowding: Sequence[Array], x: Array) -> tuple[Array, Array]:
+    """A map of [0, 1] to itself, sinh(a x) / sinh(a), and its slope."""
+    a, height = crowding
+    up = jnp.exp(a * x)
+    down = 1 / up
+    return (up - down) / (2 * height), (up + down) * (a / (2 * height))
+
+
+def _in_plane(
+    phi: Callable, orders: Orders, nodes: tuple[int, int], s1: Array, s2: Array, c: Array, gap: Array
+) -> tuple:
+    """E[phi^(i)(u) phi^(j)(v)] for standard deviations s1, s2 and correlation c, |c| = 1 - gap."""
+    radius, highest = RADIUS[c.dtype.name], max(map(max, orders))
+    n_radial, n_angular = nodes
+    zero = (jnp.zeros(jnp.broadcast_shapes(s1.shape, s2.shape, c.shape), c.dtype),) * len(orders)
+    arcs = angle(c, gap), angle(-c, gap)
+    crowding = [_crowding(0.9 * jnp.maximum(s1, s2) * length) for length in arcs]
+
+    def add_ray(sums, node):
+        x, weight, is_first, is_near = node
+        length = jnp.where(is_first, *arcs)
+        place, slope = _crowded([jnp.where(is_first, *both) for both in zip(*crowding)], x)
+        d = length / 2 * place
+        near, far = jnp.sin(d), jnp.sin(length - d)  # each exact near its zero
+        u, v = s1 * jnp.where(is_near, near, far), s2 * jnp.where(is_near, far, near)
+        added = along_ray(u, jnp.where(is_first, -v, v))
+        return tuple(total + weight * length / 2 * slope * ray for total, ray in zip(sums, added)), None
+
+    def along_ray(u, v):
+        def add_point(sums, node):
+            r, weight = node
+            for signed in (r, -r):  # the opposite ray has the same weight
+                at_u, at_v = (derivatives(phi, highest, signed * w) for w in (u, v))
+                sums = _add(sums, weight, at_u, at_v, orders)
+            return sums, None
+
+        return jax.lax.scan(add_point, zero, radial)[0]
+
+    x, weight = _legendre(n_radial, c)
+    place, slope = _crowded(_crowding(0.3 * radius * jnp.maximum(s1.max(initial=0), s2.max(initial=0))), x)
+    r = radius * place
+    radial = r, weight * radius * slope * r * jnp.exp(-r * r / 2) / (2 * jnp.pi)
+    half = (n_angular + 1) // 2
+    rays = [jnp.tile(a, 4) for a in _legendre(half, c)]  # for two arcs, and two halves of each
+    places = jnp.arange(4 * half) // half
+    return jax.lax.scan(add_ray, zero, (*rays, places < 2, places % 2 == 0))[0]
+
+
+def _on_line(phi: Callable, orders: Orders, n: int, s: Array) -> tuple:
+    """E[phi^(i)(u) phi^(j)(u)] for a standard deviation s: few numbers, which every layer after builds on."""
+    radius = RADIUS[s.dtype.name]
+    crowding = _crowding(radius * s)
+
+    def add_point(sums, node):
+        x, weight = node
+        place, slope = _crowded(crowding, x)
+        z = radius * place
+        weight = weight * radius * slope * jnp.exp(-z * z / 2) / (2 * jnp.pi) ** 0.5
+        for signed in (z, -z):
+            at = derivatives(phi, max(map(max, orders)), signed * s)
+            sums = _add(sums, weight, at, at, orders)
+        return sums, None
+
+    return jax.lax.scan(add_point, (jnp.zeros_like(s),) * len(orders), _legendre(n, s))[0]
+
+
+def derivatives(phi: Callable, highest: int, x: Array) -> list[Array]:
+    """[phi(x), phi'(x), ...]: nested `jax.jvp`, whose size doubles with each order; high ones by Taylor series."""
+    if highest == 0:
+        return [phi(x)]
+    if highest > 3:
+        try:
+            return _by_taylor(phi, highest, x)
+        except Exception:  # functions for which JAX has no such series
+            pass
+    lower, raised = jax.jvp(lambda x: derivatives(phi, highest - 1, x), (x,), (jnp.ones_like(x),))
+    return [*lower, raised[-1]]
+
+
+def _by_taylor(phi, highest, x):
+    x = jnp.where(x == 0, 1e-30, x)  # where |x| inside a smooth function has a kink
+    closed = jax.make_jaxpr(phi)(x)
+    unfolded = lambda x: _unfolded(closed.jaxpr, closed.consts, [x])[0]
+    _, rest = jet(unfolded, (x,), ([jnp.ones_like(x)] + [jnp.zeros_like(x)] * (highest - 1),))
+    return [phi(x), *rest]
+
+
+def _unfolded(jaxpr, constants, inputs):
+    """A program without its calls and rules of derivatives, which Taylor series do not go through."""
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs]))
+    read = lambda name: name.val if isinstance(name, Literal) else known[name]
+    for step in jaxpr.eqns:
+        inner = step.params.get("call_jaxpr", step.params.get("jaxpr"))
+        if step.primitive.name in ("custom_jvp_call", "jit", "pjit"):
+            out = _unfolded(inner.jaxpr, inner.consts, list(map(read, step.invars)))
+        else:
+            out = step.primitive.bind(*map(read, step.invars), **step.params)
+        known.update(zip(step.outvars, out if isinstance(out, (list, tuple)) else [out]))
+    return list(map(read, jaxpr.outvars))
+
+
+def is_smooth(phi: Callable) -> bool:
+    """Is phi, and each of its derivatives up to the fourth, the integral of the next one, on panels from -64 to 64?
+
+    Not for kinks and jumps, for what turns within much less than the width of a panel, 1/8, and for what depends on
+    values that JAX is tracing.
+    """
+    try:
+        return _is_integral(phi)
+    except jax.errors.TracerArrayConversionError:
+        return False
+
+
+@lru_cache(maxsize=256)
+def _is_integral(phi):
+    x, w = np.polynomial.legendre.leggauss(12)
+    edges = np.linspace(-63.9871, 64.0113, 1025)[:, None]  # a kink is at a rounder place
+    places = np.concatenate([edges[:-1], edges[1:], edges[:-1] + np.diff(edges, axis=0) * (x + 1) / 2], 1)
+    with jax.ensure_compile_time_eval(), jax.debug_nans(False):
+        values = np.asarray(jax.jit(partial(derivatives, phi, 5))(jnp.asarray(places, float)))
+    eps = np.finfo(values.dtype).eps
+    with np.errstate(all="ignore"):
+        change = values[:-1, :, 1] - values[:-1, :, 0]
+        error = np.abs(change - (edges[1] - edges[0]) / 2 * (values[1:, :, 2:] @ w))
+        size = np.abs(values).max((0, 2))
+        return bool((error <= 4 * eps**0.5 * size + 1e3 * eps * size[len(size) // 2]).all())
