@@ -43,7 +43,7 @@ def step(x):
 
 
 def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    return (1 + np.tanh(x / 2)) / 2
 
 
 def polynomial(*c):
@@ -127,6 +127,7 @@ ACTIVATIONS = [
         nb.Elementwise(lambda x: jnp.maximum(x, 0) ** 2),
         lambda x: relu(x) ** 2,
         lambda x: 2 * relu(x),
+        tol=1e-9,
     ),
     Row(
         nb.Elementwise(jnp.tanh, nodes=(80, 48)),

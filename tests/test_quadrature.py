@@ -174,9 +174,10 @@ def test_fourth_derivatives():
 
 def test_derivative_of_an_angle_without_slope():
     """d/dk of T at q1 = q2 = k = 1 is Tdot (Price), also for a kink; the default path knows no slope there."""
+    one = jnp.ones(())
+    at = jax.jit(lambda act, k: jax.jvp(lambda k: act.dual(one, one, k), (k,), (k,)))
     for act in (nb.Tanh(), nb.Elu(), nb.Elementwise(jnp.abs)):
-        one = jnp.ones(())
-        (_, Tdot), (slope, _) = jax.jit(lambda k, act=act: jax.jvp(lambda k: act.dual(one, one, k), (k,), (k,)))(one)
+        (_, Tdot), (slope, _) = at(act, one)
         assert float(slope) == pytest.approx(float(Tdot), rel=1e-10)
 
 
