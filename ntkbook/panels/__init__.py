@@ -43,5 +43,7 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "frequency": _lazy("physics_informed", "frequency"),
     "who_helps": _lazy("kernels_at_work", "who_helps"),
     "ten_pictures": _lazy("kernels_at_work", "ten_pictures"),
+    "shifted_digit": _lazy("architectures", "shifted_digit"),
+    "key_token": _lazy("architectures", "key_token"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }
