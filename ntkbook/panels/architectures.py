@@ -66,12 +66,12 @@ def offsets_kernel(x1, x2):
     Also both kernels after the first ReLU, by place and offset: (n, p, p, d, d).
     """
     k = x1[:, :, None, None] * _read_behind(x2)
-    theta, first = np.zeros_like(k), None
+    theta, after = np.zeros_like(k), []
     for q1, q2 in zip(_variances(x1[None]), _variances(x2)):
         k, theta = _affine(_mean3(k, (1, 2)), _mean3(theta, (1, 2)))
         k, theta = relu_step(k, theta, q1[..., None, None], _read_behind(q2))
-        first = first or (k, theta)
-    return _affine(k.mean((1, 2)), theta.mean((1, 2)))[1], first
+        after.append((k, theta))
+    return _affine(k.mean((1, 2)), theta.mean((1, 2)))[1], after[0]
 
 
 def _by_places(array):
@@ -323,10 +323,11 @@ def relu_kernel(x, sharpness):
     return 2 * (nngp + trained)
 
 
-def finite_kernels(x, heads, scaling, seed):
-    """Tangent kernels (sharpness, 3, 3) of one finite attention layer with one output, and its first attention matrix.
+def finite_kernels(x, heads, scaling, seed, tried=TRIED):
+    """Tangent kernels of one finite attention layer with one output by part, (sharpness, 3, n, n), and its attention.
 
-    By hand: the gradients with respect to output, value, query and key weights. Key and value width are `heads`.
+    By hand: the parts are those of the output weights, the values, and the queries and keys together. `heads` is also
+    the key and value width. The attention is that of the first head in the first sequence, (sharpness, s, s).
     """
     rng = np.random.default_rng(seed)
     channels, d = x.shape[-1], heads
@@ -340,7 +341,7 @@ def finite_kernels(x, heads, scaling, seed):
     logits = scale * np.einsum("ihsd,ihtd->ihst", Q, K, optimize=True)
     Vo = np.einsum("ihtd,hd->iht", V, out)
     kernels, seen = [], []
-    for sharpness in TRIED:
+    for sharpness in tried:
         A = softmax(sharpness * logits) if is_softmax else np.maximum(sharpness * logits, 0)
         seen.append(A[0, 0])
         towards = Vo[:, :, None, :] / x.shape[1]
@@ -357,8 +358,9 @@ def finite_kernels(x, heads, scaling, seed):
         ]
         reader = np.einsum("iht,itc->ihc", reads, x) / channels**0.5
         gradients = [np.einsum("iht,ihtd->ihd", reads, V), reader[..., None] * out[:, None, :], *back]
-        flat = np.concatenate([g.reshape(len(x), -1) for g in gradients], 1)
-        kernels.append(flat @ flat.T / (heads * d))
+        flat = [g.reshape(len(x), -1) for g in gradients]
+        by_part = np.array([g @ g.T for g in flat]) / (heads * d)
+        kernels.append([by_part[0], by_part[1], by_part[2:].sum(0)])
     return np.array(kernels), np.array(seen)
 
 
@@ -383,7 +385,7 @@ def curves(scaling, tokens):
 def dots(scaling, tokens, heads):
     """(networks, sharpness, 2) of finite networks, from the second sharpness on; and one head's attention."""
     found = [finite_kernels(sequences(tokens), heads, scaling, seed) for seed in range(FINITE)]
-    return np.stack([likeness(k[1:]) for k, _ in found]), found[0][1]
+    return np.stack([likeness(k[1:].sum(1)) for k, _ in found]), found[0][1]
 
 
 def key_arrays(sharpness, scaling, tokens, heads):
@@ -422,7 +424,7 @@ def _build_key(fig, data):
         look = {"markersize": 4, "fillstyle": "none" if i else "full", "clip_on": False}
         marks[f"dots {i}"] = plots.points(right, *_dots(data, i), "finite", **look)
     marks["now"] = plots.vertical(right, data["sharpness"])
-    plots.direct_label(right, 0.1, 0.03, "dots: finite networks", "finite")
+    plots.direct_label(right, 2.2, 0.48, "dots: finite networks", "finite")
     return marks
 
 
