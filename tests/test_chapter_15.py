@@ -7,7 +7,7 @@ import pytest
 
 import ntkbook as nb
 from ntkbook.exercises import chapter_15
-from ntkbook.panels import PANELS
+from ntkbook.panels import PANELS, key_token
 from ntkbook.panels import architectures as chapter
 
 
@@ -66,13 +66,13 @@ def test_pooling_stays_where_the_others_fall(panel):
 
 @pytest.mark.parametrize("scaling", [0, 1])
 def test_attention_is_that_of_the_library(scaling):
-    x = jnp.asarray(chapter.sequences(4))
+    x = jnp.asarray(key_token.sequences(4))
     words = ({"scaling": "linear", "zeta": "softmax"}, {"scaling": "sqrt", "zeta": "relu"})[scaling]
     layer = nb.SelfAttention(1, 5, 5, 5, W_query_std=2.0, **words)
     net = nb.serial(layer, nb.GlobalAvgPool())
-    in_closed_form = (chapter.softmax_kernel, chapter.relu_kernel)[scaling](np.asarray(x), 2.0)
+    in_closed_form = (key_token.softmax_kernel, key_token.relu_kernel)[scaling](np.asarray(x), 2.0)
     assert np.allclose(nb.ntk(net, x), in_closed_form, rtol=1e-9, atol=1e-12)
-    by_hand, _ = chapter.finite_kernels(np.asarray(x), 5, scaling, seed=1)
+    by_hand, _ = key_token.finite_kernels(np.asarray(x), 5, scaling, seed=1)
     rng = np.random.default_rng(1)
     query, key, value = (jnp.asarray(rng.standard_normal((5, x.shape[-1], 5))) for _ in range(3))
     own = {"query": query, "key": key, "value": value, "out": jnp.asarray(rng.standard_normal((5, 5)))[..., None]}
@@ -82,11 +82,11 @@ def test_attention_is_that_of_the_library(scaling):
 
 
 def test_the_key_token_wins_with_softmax_only(attention):
-    soft, sharp = at(attention, sharpness=0.0), at(attention, sharpness=chapter.SHARPEST)
+    soft, sharp = at(attention, sharpness=0.0), at(attention, sharpness=key_token.SHARPEST)
     assert soft["here"][0] < 0.6 and soft["here"][1] > 0.4
     assert sharp["here"][0] > 0.98 and sharp["here"][1] < 0.02
     assert np.allclose(np.asarray(sharp["matrix"]).sum(1), 1)
-    relu = at(attention, scaling=1, sharpness=chapter.SHARPEST)
+    relu = at(attention, scaling=1, sharpness=key_token.SHARPEST)
     assert np.ptp(relu["limit"], axis=0).max() < 1e-12
     wide, narrow = (at(attention, scaling=1, heads=heads)["apart"] for heads in (36, 4))
     assert wide < narrow / 2
@@ -98,10 +98,10 @@ def test_the_mission_is_met_by_one_sharpness_only():
     fresh.set(tokens=4, sharpness=3.0)
     fresh.set(tokens=8, sharpness=0.0)
     met = []
-    for sharpness in chapter.SHARPNESS[::-1]:
+    for sharpness in key_token.SHARPNESS[::-1]:
         fresh.set(sharpness=float(sharpness))
         met.append(mission.done)
-    first = list(chapter.SHARPNESS[::-1])[met.index(True)]
+    first = list(key_token.SHARPNESS[::-1])[met.index(True)]
     at_first, before = (
         fresh.spec.computed({**fresh.state(), "sharpness": s})[0]["to_key"] for s in (first, first - 0.25)
     )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..panel import Mission, Panel, Predict
-from ..panels.architectures import SHARPNESS, curves
+from ..panels.key_token import SHARPNESS, curves
 from .checking import Case, Exercise, Mistake, Result, judge
 
 

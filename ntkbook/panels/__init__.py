@@ -44,6 +44,6 @@ PANELS: dict[str, Callable[[], Panel]] = {
     "who_helps": _lazy("kernels_at_work", "who_helps"),
     "ten_pictures": _lazy("kernels_at_work", "ten_pictures"),
     "shifted_digit": _lazy("architectures", "shifted_digit"),
-    "key_token": _lazy("architectures", "key_token"),
+    "key_token": _lazy("key_token", "key_token"),
     # name -> _lazy(file in this folder, function that returns a Panel at its default state)
 }
