@@ -70,6 +70,13 @@ def test_stated_error(name):
             assert error.max() <= bound, f"{dtype}, variance {q}: {error}"
 
 
+@pytest.mark.parametrize("act", [nb.Elu(), nb.Silu(), nb.Softplus()], ids=repr)
+def test_huge_variances_are_those_of_a_rectifier(act):
+    q = jnp.full(3, 1e40)
+    k = jnp.array([0.3, -0.9, 0.999]) * q
+    np.testing.assert_allclose(duals(act, q, q, k), duals(nb.Relu(), q, q, k), rtol=1e-6)
+
+
 def test_more_nodes_buy_more_digits():
     exact = oracles.dual(np.tanh, STATED["tanh"][2], 1e8, 1e8, 0.7e8)
     value = duals(nb.Elementwise(jnp.tanh, nodes=(160, 160)), *map(jnp.asarray, (1e8, 1e8, 0.7e8)))

@@ -58,9 +58,9 @@ def _legendre(n: int, like: Array) -> tuple[Array, Array]:
     return jnp.asarray((x + 1) / 2, like.dtype), jnp.asarray(w / 2, like.dtype)
 
 
-def _crowding(scale: Array) -> tuple[Array, Array]:
+def _crowding(scale: Array, most: float) -> tuple[Array, Array]:
     """What `_crowded` needs for [0, 1]: even steps up to about 1/scale, and beyond even steps in the logarithm."""
-    height = jnp.maximum(jax.lax.stop_gradient(scale), 0.1)
+    height = jnp.clip(jax.lax.stop_gradient(scale), 0.1, most)  # more would leave too few nodes for the Gaussian itself
     return jnp.arcsinh(height), height
 
 
@@ -80,7 +80,7 @@ def _in_plane(
     n_radial, n_angular = nodes
     zero = (jnp.zeros(jnp.broadcast_shapes(s1.shape, s2.shape, c.shape), c.dtype),) * len(orders)
     arcs = angle(c, gap), angle(-c, gap)
-    crowding = [_crowding(0.9 * jnp.maximum(s1, s2) * length) for length in arcs]
+    crowding = [_crowding(0.9 * jnp.maximum(s1, s2) * length, 1e6) for length in arcs]
 
     def add_ray(sums, node):
         x, weight, is_first, is_near = node
@@ -103,7 +103,7 @@ def _in_plane(
         return jax.lax.scan(add_point, zero, radial)[0]
 
     x, weight = _legendre(n_radial, c)
-    place, slope = _crowded(_crowding(0.3 * radius * jnp.maximum(s1.max(initial=0), s2.max(initial=0))), x)
+    place, slope = _crowded(_crowding(0.3 * radius * jnp.maximum(s1.max(initial=0), s2.max(initial=0)), 1e6), x)
     r = radius * place
     radial = r, weight * radius * slope * r * jnp.exp(-r * r / 2) / (2 * jnp.pi)
     half = (n_angular + 1) // 2
@@ -115,7 +115,7 @@ def _in_plane(
 def _on_line(phi: Callable, orders: Orders, n: int, s: Array) -> tuple:
     """E[phi^(i)(u) phi^(j)(u)] for a standard deviation s: few numbers, which every layer after builds on."""
     radius = RADIUS[s.dtype.name]
-    crowding = _crowding(radius * s)
+    crowding = _crowding(radius * s, 1e10)
 
     def add_point(sums, node):
         x, weight = node
