@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from html import escape
 from pathlib import Path
 
 import site_pages
@@ -112,7 +113,7 @@ def write_book(source, fragments):
 def page(notebook, path, fragments):
     """A notebook as the site shows it: panels baked, plumbing folded, doors under the title."""
     up = "../" * len(path.relative_to(ROOT / "notebooks").parts)
-    names = {}
+    names, seen = {}, set()
     for where, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] != "code":
             continue
@@ -123,8 +124,10 @@ def page(notebook, path, fragments):
         for output in cell["outputs"]:
             data = output.get("data", {})
             if WIDGET in data and name in fragments:
-                output["data"] = {"text/html": placeholder(name, fragments[name], up)}
+                own = five_points() if name == "sine_ensemble" and name not in seen else ""
+                output["data"] = {"text/html": placeholder(name, fragments[name], up) + own}
                 output["metadata"] = {}
+                seen.add(name)
             data.pop(WIDGET, None)
     for cell in notebook["cells"]:  # the doors say it
         if cell["cell_type"] == "markdown":
@@ -133,6 +136,26 @@ def page(notebook, path, fragments):
     title, _, rest = "".join(first["source"]).partition("\n")
     first["source"] = f"{title}\n\n{site_pages.doors(path, ROOT)}\n{rest}"
     return notebook
+
+
+def five_points():
+    """The points of chapter 00 once more, to be dragged: what follows them is computed by the page itself."""
+    from ntkbook.panels import start_here as panel
+
+    start = {
+        "x": panel.X_TRAIN.tolist(),
+        "y": panel.Y_TRAIN.tolist(),
+        "times": (panel.LR * panel.STEPS).tolist(),
+        "scales": [*panel.SCALES[0].values(), *panel.SCALES[1].values()],
+        "range_x": panel.RANGE_X,
+        "range_y": panel.RANGE_Y,
+    }
+    words = (
+        "<b>Drag the points.</b> This picture needs no kernel: the page computes the law of infinitely wide networks "
+        "(mean, and two standard deviations on either side), five equations with five unknowns at each move. By "
+        "keyboard: choose a point by Tab, move it by the arrows."
+    )
+    return f'<div class="ntkbook-five-points" data-start="{escape(json.dumps(start))}"><div>{words}</div></div>'
 
 
 def copy_notebooks(html):

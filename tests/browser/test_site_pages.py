@@ -15,14 +15,19 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
+import jax
+import numpy as np
 import pytest
 from lab import Page
+
+import ntkbook as nb
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 from build_site import LARGEST, Quiet  # noqa: E402
 
 pytestmark = pytest.mark.browser
+jax.config.update("jax_enable_x64", True)
 
 WIDE, PHONE = {"width": 1366, "height": 900}, {"width": 390, "height": 844}
 
@@ -101,6 +106,33 @@ def test_every_page_in_light_and_dark_wide_and_narrow(visitor, address, pages):
         wrong += [f"{name}: {error}" for error in visitor.errors]
         visitor.errors.clear()
     assert len(pages) > 40 and not wrong, "\n".join(wrong)
+    visitor.assert_quiet()
+
+
+def test_points_are_dragged_without_a_kernel_and_the_page_computes_what_the_library_does(visitor, address):
+    page = visitor.page
+    page.set_viewport_size(WIDE)
+    page.goto(f"{address}/book/00_start_here.html")
+    box, law = page.locator(".ntkbook-five-points"), "element => element.law"
+    box.scroll_into_view_if_needed()
+    before, point = box.evaluate(law), box.locator("circle").nth(1).bounding_box()
+    reading = box.locator(".ntkbook-five-reading").inner_text()
+    page.mouse.move(point["x"] + 9, point["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(point["x"] + 70, point["y"] - 50, steps=4)
+    page.mouse.up()
+    page.keyboard.press("ArrowDown")  # the point that was dragged has the focus
+    box.locator("input").fill("24")
+    after = box.evaluate(law)
+    moved = [i for i in range(5) if (before["x"][i], before["y"][i]) != (after["x"][i], after["y"][i])]
+    assert moved == [1] and reading != box.locator(".ntkbook-five-reading").inner_text()
+    hidden, output = ({"W_std": 3.0, "b_std": 2.0}, {"W_std": 1.0, "b_std": 0.1})
+    net = nb.serial(nb.Dense(64, **hidden), nb.Erf(), nb.Dense(1, **output))
+    theory = nb.ensemble(net, np.array(after["x"])[:, None], np.array(after["y"])).predict(
+        after["t"], np.linspace(-np.pi, np.pi, 81)[:, None]
+    )
+    np.testing.assert_allclose(after["mean"], theory.mean, atol=1e-9)
+    np.testing.assert_allclose(after["sd"], theory.std, atol=1e-7)
     visitor.assert_quiet()
 
 
