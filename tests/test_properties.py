@@ -34,14 +34,10 @@ def strict():
 
 
 def networks(activation, dtype, rng):
-    """(network, five inputs): scales over sixty decades; row 3 is row 0 again, row 4 nearly row 1.
-
-    In single precision inputs stay below 1e18: where the square of a distance overflows, kernels are not to be trusted.
-    """
-    decades = 30 if dtype == "float64" else 17.5
+    """(network, five inputs): scales over sixty decades; row 3 is row 0 again, row 4 nearly row 1."""
     for _ in range(PER_NETWORK):
         W, b = 10.0 ** rng.uniform(-2, 2), 0.0 if rng.random() < 0.5 else 10.0 ** rng.uniform(-2, 2)
-        size = 10.0 ** (rng.uniform(-30, decades) if rng.random() < 0.6 else rng.uniform(-2, 2))
+        size = 10.0 ** (rng.uniform(-30, 30) if rng.random() < 0.6 else rng.uniform(-2, 2))
         x = rng.normal(size=(5, 3))
         x[3], x[4] = x[0], x[1] * (1 + 1e-6)
         x *= size
@@ -62,6 +58,8 @@ def networks(activation, dtype, rng):
 def test_kernels_are_kernels(activation, dtype):
     """Finite or said; symmetric, equal for equal rows, positive up to rounding, the same for x2 given."""
     rng, tolerance = np.random.default_rng(7), TOLERANCE[dtype]
+    # a quadrature adds up ten thousand terms, in an order that may differ from row to row
+    same = 100 if isinstance(activation, Quadrature) else 20
     eps, checked, said = float(np.finfo(dtype).eps), 0, 0
     for net, x in networks(activation, dtype, rng):
         try:
@@ -75,7 +73,7 @@ def test_kernels_are_kernels(activation, dtype):
             k, a = np.asarray(k, float), np.asarray(a, float)
             size = np.abs(k).max() + 1e-300
             assert np.isfinite(k).all() and (k == k.T).all() and np.diag(k).min() >= 0, repr(net)
-            assert np.abs(k[0] - k[3]).max() <= 100 * eps * size, f"copies differ: {net!r}"
+            assert np.abs(k[0] - k[3]).max() <= same * eps * size, f"copies differ: {net!r}"
             assert np.linalg.eigvalsh(k / size).min() > -tolerance, f"not positive: {net!r}"
             assert np.abs(a - k[:, :4]).max() <= tolerance * size, f"x2 given differs: {net!r}"
     assert checked and (checked > said or CASES)

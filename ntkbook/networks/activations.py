@@ -68,6 +68,10 @@ class Activation(Layer):
         T, Tdot, distance = self.dual_at_distance(k.var1, k.var2, k.nngp, k.distance)
         T1, Tdot1 = self.variance(k.var1)
         T2, _ = self.variance(k.var2)
+        if (
+            distance is not None
+        ):  # beyond the range of the dtype the square of a distance is lost: the duals have one too
+            distance = jnp.where(jnp.isfinite(distance), distance, T1 + T2 - 2 * T)
         return k.replace(
             nngp=k.on_twins(T, T1),
             ntk=k.on_twins(Tdot, Tdot1) * k.ntk,
