@@ -127,7 +127,6 @@ ACTIVATIONS = [
         nb.Elementwise(lambda x: jnp.maximum(x, 0) ** 2),
         lambda x: relu(x) ** 2,
         lambda x: 2 * relu(x),
-        tol=1e-9,
     ),
     Row(
         nb.Elementwise(jnp.tanh, nodes=(80, 48)),

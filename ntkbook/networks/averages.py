@@ -22,7 +22,7 @@ from ..numerics import angle, cosine, gap_of_cosine, safe_sqrt
 
 RADIUS = {"float32": 6.5, "float64": 9.0}  # exp(-r^2/2) beyond is below the rounding of the type
 COARSE = {"float32": (14, 16), "float64": (28, 32)}  # nodes: radial, and angular on each arc
-FINE = {"float32": (24, 28), "float64": (48, 56)}
+FINE = {"float32": (24, 28), "float64": (52, 56)}
 COARSE_UP_TO = {"float32": 25.0, "float64": 100.0}  # variance
 LINE = {"float32": 48, "float64": 96}  # nodes on each half line
 Orders = tuple[tuple[int, int], ...]  # pairs (i, j): the average of the derivatives phi^(i)(u) phi^(j)(v)
