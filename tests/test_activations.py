@@ -132,7 +132,7 @@ ACTIVATIONS = [
         nb.Elementwise(jnp.tanh, nodes=(80, 48)),
         np.tanh,
         lambda x: 1 - np.tanh(x) ** 2,
-        tol=1e-9,
+        tol=1e-10,
     ),
 ]
 every_activation = pytest.mark.parametrize("row", ACTIVATIONS, ids=repr)

@@ -77,6 +77,15 @@ def test_huge_variances_are_those_of_a_rectifier(act):
     np.testing.assert_allclose(duals(act, q, q, k), duals(nb.Relu(), q, q, k), rtol=1e-6)
 
 
+def test_small_variances_keep_more_digits():
+    slope = lambda x: 1 - np.tanh(x) ** 2
+    for q, stated in ((1.0, 1e-12), (4.0, 5e-11)):
+        exact = oracles.dual(np.tanh, slope, q, q, 0.7 * q)
+        for nodes, error in ((None, stated), ((200, 100), 1e-13)):
+            value = duals(nb.Elementwise(jnp.tanh, nodes=nodes), *map(jnp.asarray, (q, q, 0.7 * q)))
+            np.testing.assert_allclose(value, exact, rtol=error)
+
+
 def test_more_nodes_buy_more_digits():
     exact = oracles.dual(np.tanh, STATED["tanh"][2], 1e8, 1e8, 0.7e8)
     value = duals(nb.Elementwise(jnp.tanh, nodes=(160, 160)), *map(jnp.asarray, (1e8, 1e8, 0.7e8)))
