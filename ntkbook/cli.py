@@ -299,7 +299,7 @@ def _digest(content: bytes) -> str:
 
 
 def _missing(error: ImportError, extra: str = "notebook") -> str:
-    needed = "JupyterLab" if extra == "notebook" else "more"
+    needed = {"notebook": "JupyterLab", "export": "what makes pages"}[extra]
     return f'Expected {needed} beside ntkbook, but {error.name} is missing. Run: pip install "ntkbook[{extra}]".'
 
 
