@@ -34,6 +34,11 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
     """
     if x is None or isinstance(x, (str, bytes, dict)):
         raise TypeError(f"Expected {name} to be an array of floats, got {describe(x)}. Pass a numpy or jax array.")
+    if isinstance(x, jax.Array) and is_concrete(x) and not x.is_fully_addressable:
+        raise ValueError(
+            f"Expected {name} whole in each process, got one that is spread over several. "
+            "Gather it first: jax.experimental.multihost_utils.process_allgather(x, tiled=True)."
+        )
     try:
         array = x if isinstance(x, jax.Array) else np.asarray(x)
         if jnp.issubdtype(array.dtype, jnp.integer):

@@ -3,7 +3,10 @@
 `kernel`, `ntk` and `nngp` take tiles by themselves where there are many points; the numbers are the same.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from .. import checks
@@ -18,11 +21,16 @@ def gram(
     get: str | tuple[str, ...] = "ntk",
     tile: int | None = None,
     progress: bool = False,
+    mesh: Any = None,
 ) -> Array | tuple[Array, ...]:
     """The NTK, the NNGP (`get="nngp"`), or both (`get=("nngp", "ntk")`), each (n1, n2), as `kernel` gives them.
 
     `tile` is the number of examples along a side of a tile, from the cache and the number of positions if None.
     `progress` shows a bar. Inside `jit` all pairs are computed at once.
+
+    With a `mesh` of `jax.sharding` its devices share the tiles, and each holds its rows of the result (all of it where
+    their number does not divide n1); so do the devices that already share `x1`. For one `tile` the numbers are those
+    of one device to the last bit: each is computed by the same program.
 
     >>> import jax.numpy as jnp
     >>> from ntkbook import Dense, gram
@@ -37,7 +45,11 @@ def gram(
         checks.one_of(word, "get", WORDS)
     if tile is not None:
         checks.positive_int(tile, "tile")
-    blocks = compute(*checked(net, x1, x2), words, tile=tile, progress=progress)
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"Expected a jax.sharding.Mesh, got {checks.describe(mesh)}. jax.make_mesh makes one.")
+    if mesh is not None and len(mesh.local_devices) < mesh.size:
+        raise ValueError("Expected a mesh of this process's own devices, got one that spans several processes.")
+    blocks = compute(*checked(net, x1, x2), words, tile=tile, progress=progress, mesh=mesh)
     if blocks[0].ndim != 2:
         raise ValueError(
             "Expected a network whose kernel is one number for each pair of examples, got one that keeps positions. "

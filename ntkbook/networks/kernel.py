@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from .. import checks
 from . import positions
 from .signals import Signals, far_signals, flat_products, input_signals
-from .tiles import tiled
+from .tiles import busy_side, rows_on, tiled
 
 WORDS = ("nngp", "ntk")
 
@@ -152,21 +152,44 @@ def nngp(
 
 
 def compute(
-    net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...], *, tile: int | None = None, progress: bool = False
+    net: Layer,
+    x1: Array,
+    x2: Array | None,
+    words: tuple[str, ...],
+    *,
+    tile: int | None = None,
+    progress: bool = False,
+    mesh: Any = None,
 ) -> tuple[Array, ...]:
-    """The kernels of these names, of `checked` arguments: in tiles if there are many points, else all pairs at once."""
+    """The kernels of these names, of `checked` arguments: in tiles if there are many points, else all pairs at once.
+
+    With a `mesh`, or where x1 lies on several devices: tiles on all of them, and a result of which each has its rows.
+    """
     most = max(len(x1), 0 if x2 is None else len(x2))
-    if not checks.is_concrete(net, x1, x2) or most <= (tile or _tile_side(net, x1)):
+    side = tile or tile_side(net, x1)
+    rows = rows_on(mesh, x1) if checks.is_concrete(net, x1, x2) else None
+    if rows is None and (most <= side or not checks.is_concrete(net, x1, x2)):
         return _all_pairs(net, x1, x2, words)
+    devices = [] if rows is None else sorted(rows.device_set, key=lambda device: device.id)
+    if tile is None:
+        side = busy_side(side, len(x1), most, len(devices))
     try:
-        block = lambda rows, columns: _tile(net, rows, columns, words)
-        blocks = tiled(block, x1, x2, tile or _tile_side(net, x1), progress=progress)
-    except _KeepsPositions:
-        return _all_pairs(net, x1, x2, words)
-    return tuple(map(jnp.asarray, blocks))
+        blocks = tiled(partial(block_of, on_host(net), words=words), x1, x2, side, progress=progress, devices=devices)
+    except KeepsPositions:
+        return _all_pairs(net, _on_one_device(x1), _on_one_device(x2), words)
+    return tuple(jnp.asarray(block) if rows is None else jax.device_put(block, rows) for block in blocks)
 
 
-class _KeepsPositions(Exception):
+def _on_one_device(x: Any) -> Any:
+    return x if x is None or len(x.sharding.device_set) == 1 else jnp.asarray(np.asarray(x))
+
+
+def on_host(net: Layer) -> Layer:
+    """The network with numbers that no device holds: each tile takes them to its own."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, net)
+
+
+class KeepsPositions(Exception):
     """The kernel of a tile has position axes, which are not put together from tiles."""
 
 
@@ -179,7 +202,13 @@ def _all_pairs(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...]) 
     return blocks
 
 
-def _tile(net: Layer, x1: np.ndarray, x2: np.ndarray | None, words: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+def block_of(net: Layer, x1: np.ndarray, x2: np.ndarray | None, words: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    """The kernels of these names of the rows of one tile, on the device of the caller's choice.
+
+    Raises:
+        ValueError: for an overflow.
+        KeepsPositions: for a network whose end keeps positions.
+    """
     if x1.ndim > 2:
         blocks = program(net, x1, x2, words)
     else:
@@ -189,7 +218,7 @@ def _tile(net: Layer, x1: np.ndarray, x2: np.ndarray | None, words: tuple[str, .
         else:
             blocks = _far_program(net, products, words, x1.shape[-1], x2 is None)
     if blocks[0].ndim != 2:
-        raise _KeepsPositions
+        raise KeepsPositions
     blocks = tuple(map(np.asarray, blocks))
     _check_range(all(np.isfinite(block).all() for block in blocks), blocks[0])
     return blocks
@@ -207,7 +236,7 @@ def _check_range(is_finite: bool, block: Any) -> None:
 ENTRIES_PER_TILE = {"cpu": 2**16, "gpu": 2**24, "tpu": 2**24}
 
 
-def _tile_side(net: Layer, x: Array) -> int:
+def tile_side(net: Layer, x: Any) -> int:
     """As many examples as fill the cache, given how many pairs of positions the network keeps for each pair."""
     sizes = prod(x.shape[1:-1])
     pairs = sizes**2 if net.requires(frozenset()) & {"all", "inside"} else sizes
@@ -262,6 +291,11 @@ def checked(net: Any, x1: Any, x2: Any) -> tuple[Layer, Array, Array | None]:
     with jax.numpy_dtype_promotion("standard"):  # two inputs of two precisions are no accident
         dtype = jnp.promote_types(x1.dtype, x2.dtype)
     x1, x2 = x1.astype(dtype), x2.astype(dtype)
-    if x1.shape == x2.shape and checks.is_concrete(x1, x2) and bool((x1 == x2).all()):
+    if x1.shape == x2.shape and checks.is_concrete(x1, x2) and _are_equal(x1, x2):
         return net, x1, None  # all pairs of one set: half of the work, and exactly symmetric
     return net, x1, x2
+
+
+def _are_equal(x1, x2):
+    both = x1.sharding.device_set | x2.sharding.device_set
+    return bool((x1 == x2).all()) if len(both) == 1 else np.array_equal(x1, x2)

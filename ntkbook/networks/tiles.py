@@ -4,13 +4,15 @@
 """
 
 import os
-from collections.abc import Callable, Iterator
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def tiled(
@@ -20,11 +22,13 @@ def tiled(
     tile: int,
     *,
     progress: bool = False,
+    devices: Sequence[Any] = (),
 ) -> list[np.ndarray]:
     """The matrices f(x1, x2), each (n1, n2), from calls on at most `tile` rows of each; x2=None means x1.
 
     `f` gets None for the second rows on the diagonal of a symmetric matrix. The last tile is filled up with opposite
-    rows, which are near to no other, so that one compiled program serves all. One worker per core.
+    rows, which are near to no other, so that one compiled program serves all. Tiles go to the next free device; each
+    is computed by the same program wherever it is, so that no bit depends on how many there are.
     """
     is_same, n1, n2 = x2 is None, len(x1), len(x1 if x2 is None else x2)
     rows = _padded(x1, tile)
@@ -48,10 +52,51 @@ def tiled(
     first = block(*corners[0])  # tells how many matrices there are, of what precision
     results += [np.empty((n1, n2), entries.dtype) for entries in first]
     fill(corners[0], first)
-    with ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as workers:
-        for _ in _with_bar(workers.map(fill, corners[1:]), len(corners), progress):
-            pass  # an error in a worker is raised here
+    for _ in _with_bar(spread(fill, corners[1:], devices), len(corners), progress):
+        pass  # an error in a worker is raised here
     return results
+
+
+def spread(f: Callable[[Any], Any], jobs: Iterable[Any], devices: Sequence[Any] = ()) -> Iterator[Any]:
+    """f(job) for each job, in order, from one worker for each core or accelerator, each on the next free device."""
+    devices = list(devices) or [None]  # None: where JAX would go by itself
+    n_workers = max(len(devices), os.cpu_count() or 1) if jax.default_backend() == "cpu" else len(devices)
+    free = queue.SimpleQueue()
+    for worker in range(n_workers):
+        free.put(devices[worker % len(devices)])
+
+    def run(job: Any) -> Any:
+        device = free.get()
+        try:
+            with jax.default_device(device):
+                return f(job)
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(n_workers) as workers:
+        yield from workers.map(run, jobs)
+
+
+def rows_on(mesh: Mesh | None, x: Any) -> NamedSharding | None:
+    """How rows lie on a mesh, or on the devices of x if it has several; None for one device.
+
+    Each device has an equal part of the rows, or all of them where their number does not divide.
+    """
+    sharding = getattr(x, "sharding", None)
+    if mesh is None and sharding is not None and len(sharding.device_set) > 1:
+        if isinstance(sharding, NamedSharding):
+            return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+        mesh = Mesh(np.array(sorted(sharding.device_set, key=lambda device: device.id)), ("rows",))
+    if mesh is None:
+        return None
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names) if len(x) % mesh.size == 0 else PartitionSpec())
+
+
+def busy_side(side: int, n1: int, n2: int, n_devices: int) -> int:
+    """The side of a tile, halved until there are four for each device, with a core's cache as the least."""
+    while n_devices and side > 64 and -(-n1 // side) * -(-n2 // side) < 8 * n_devices:
+        side //= 2
+    return side
 
 
 def _padded(x: Array, tile: int) -> np.ndarray:
