@@ -70,4 +70,5 @@ from .networks.smooth_activations import Hermite as Hermite
 from .networks.smooth_activations import Polynomial as Polynomial
 from .networks.smooth_activations import Rbf as Rbf
 from .networks.smooth_activations import Sin as Sin
+from .networks.store import open_store as open_store
 from .version import __version__ as __version__

@@ -1,6 +1,7 @@
 """Run by test_devices.py with eight simulated devices: what several devices do, as one line of JSON."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,9 @@ of_spread = nb.gram(net, spread_x, tile=8)
 nngp, ntk = nb.gram(net, spread_x, x[:7], get=("nngp", "ntk"), tile=8)
 odd = nb.gram(net, x[:45], mesh=mesh)
 parts = jax.shard_map(lambda a, b: nb.ntk(net, a, b), mesh=across, in_specs=(P("rows"), P()), out_specs=P("rows"))
+stored = nb.gram(net, x, tile=8, mesh=mesh, store=sys.argv[1] + "/kernel")
 facts = {
+    "store": [equal(stored, one), equal(stored @ np.eye(48), one), shown(stored.on_mesh(mesh))],
     "mesh": shown(on_mesh),
     "mesh is one device": equal(on_mesh, one) and equal(on_mesh, np.asarray(on_mesh).T),
     "spread": shown(of_spread),

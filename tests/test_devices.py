@@ -31,6 +31,10 @@ def test_a_mesh_shares_the_rows_and_changes_no_bit(facts):
     assert facts["odd"] == ["P()", 8, [45, 45]] and facts["odd gap"] < 1e-5
 
 
+def test_a_store_that_eight_devices_filled(facts):
+    assert facts["store"] == [True, True, ["P(('rows', 'more'),)", 8, [6, 48]]]
+
+
 def test_inputs_that_lie_on_several_devices_are_not_gathered_onto_one(facts):
     assert facts["spread"] == ["P('rows',)", 8, [6, 48]] and facts["spread is one device"]
     assert facts["few points"] < 1e-6

@@ -17,12 +17,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 def tiled(
     f: Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, ...]],
-    x1: Array,
-    x2: Array | None,
+    x1: Array | np.ndarray,
+    x2: Array | np.ndarray | None,
     tile: int,
     *,
     progress: bool = False,
-    devices: Sequence[Any] = (),
+    devices: Sequence[Any] | None = (),
 ) -> list[np.ndarray]:
     """The matrices f(x1, x2), each (n1, n2), from calls on at most `tile` rows of each; x2=None means x1.
 
@@ -57,8 +57,14 @@ def tiled(
     return results
 
 
-def spread(f: Callable[[Any], Any], jobs: Iterable[Any], devices: Sequence[Any] = ()) -> Iterator[Any]:
-    """f(job) for each job, in order, from one worker for each core or accelerator, each on the next free device."""
+def spread(f: Callable[[Any], Any], jobs: Iterable[Any], devices: Sequence[Any] | None = ()) -> Iterator[Any]:
+    """f(job) for each job, in order, from one worker for each core or accelerator, each on the next free device.
+
+    Without devices: on JAX's own. With None: by the caller, one after another.
+    """
+    if devices is None:
+        yield from map(f, jobs)
+        return
     devices = list(devices) or [None]  # None: where JAX would go by itself
     n_workers = max(len(devices), os.cpu_count() or 1) if jax.default_backend() == "cpu" else len(devices)
     free = queue.SimpleQueue()
@@ -99,7 +105,7 @@ def busy_side(side: int, n1: int, n2: int, n_devices: int) -> int:
     return side
 
 
-def _padded(x: Array, tile: int) -> np.ndarray:
+def _padded(x: Array | np.ndarray, tile: int) -> np.ndarray:
     host = np.asarray(x)
     missing = -len(host) % tile
     return np.concatenate([host, np.resize(-host, (missing, *host.shape[1:]))]) if missing else host
