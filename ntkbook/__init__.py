@@ -14,6 +14,7 @@ from .dynamics.gradient import gradient_flow as gradient_flow
 from .dynamics.gradient import max_learning_rate as max_learning_rate
 from .dynamics.learning_curves import learning_curve as learning_curve
 from .dynamics.losses import function_flow as function_flow
+from .dynamics.regression import kernel_regression as kernel_regression
 from .dynamics.report import report as report
 from .dynamics.spectrum import alignment as alignment
 from .dynamics.spectrum import condition_number as condition_number

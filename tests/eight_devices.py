@@ -32,7 +32,10 @@ nngp, ntk = nb.gram(net, spread_x, x[:7], get=("nngp", "ntk"), tile=8)
 odd = nb.gram(net, x[:45], mesh=mesh)
 parts = jax.shard_map(lambda a, b: nb.ntk(net, a, b), mesh=across, in_specs=(P("rows"), P()), out_specs=P("rows"))
 stored = nb.gram(net, x, tile=8, mesh=mesh, store=sys.argv[1] + "/kernel")
+solved = nb.kernel_regression(on_mesh, x[:, 0], noise=0.1, tolerance=1e-5, progress=False)
+dense = np.linalg.solve(np.asarray(one, float) + 0.1 * np.eye(48), x[:, 0])
 facts = {
+    "regression": float(abs(solved.coefficients - dense).max() / abs(dense).max()),
     "store": [equal(stored, one), equal(stored @ np.eye(48), one), shown(stored.on_mesh(mesh))],
     "mesh": shown(on_mesh),
     "mesh is one device": equal(on_mesh, one) and equal(on_mesh, np.asarray(on_mesh).T),

@@ -35,6 +35,10 @@ def test_a_store_that_eight_devices_filled(facts):
     assert facts["store"] == [True, True, ["P(('rows', 'more'),)", 8, [6, 48]]]
 
 
+def test_a_regression_on_rows_that_eight_devices_hold(facts):
+    assert facts["regression"] < 1e-3
+
+
 def test_inputs_that_lie_on_several_devices_are_not_gathered_onto_one(facts):
     assert facts["spread"] == ["P('rows',)", 8, [6, 48]] and facts["spread is one device"]
     assert facts["few points"] < 1e-6

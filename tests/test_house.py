@@ -24,7 +24,7 @@ finite/torch_models finite/linearize finite/programs finite/functions finite/tap
 finite/history finite/descent finite/train
 dynamics
 dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
-dynamics/gaussian dynamics/ensemble
+dynamics/gaussian dynamics/ensemble dynamics/regression
 dynamics/evidence dynamics/fluctuations dynamics/learning_curves dynamics/report
 interop/bridge interop/estimators interop/sklearn interop/gpytorch interop/tinygp interop
 neural_tangents/kernels neural_tangents/wiring neural_tangents/activations neural_tangents/stax
