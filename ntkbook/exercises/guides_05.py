@@ -11,7 +11,7 @@ def predict(panel: Panel) -> Predict:
         "The learning rate is set 2.5 % above the limit of stability, without momentum. What goes wrong, and how?",
         {
             "Everything blows up together.": (
-                "Each mode is multiplied by its own 1 − ηλ. The panel below shows step 14: look at the right picture."
+                "Each mode is multiplied by its own 1 − ηλ. The panel below shows step 14: look at the middle picture."
             ),
             "Only the mode of the largest eigenvalue grows, changing sign at each step; the others go on learning.": (
                 "Its factor is 1 − 2.05 = −1.05. The panel below shows step 14; go one stop on to see the sign change."

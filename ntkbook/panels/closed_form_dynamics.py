@@ -98,35 +98,63 @@ def filtered(step, rate, momentum, noise):
         "flow": np.exp(-rate * STEPS[at] * fine / lam[0]),
         "error_train": rms(left * c),
         "error_test": rms(mean - target(GRID)),
+        "scaled": rate * lam / lam[0],
+        "height": np.full(N, momentum),
         "slowest": left[-1],
         "fastest": left[0],
     }
 
 
+EDGE = 2.05  # where modes are shown whose part is beyond the axis
+
+
 def _filter_build(fig, data):
-    left, right = plots.columns(fig, 1, 1, label_room=(0.95, 0.9), gap=0.6)
+    left, middle, plane = plots.columns(fig, 1, 1, 1, label_room=(0.55, 0.75, 0.1), gap=0.6)
+    for ax in (left, middle):  # the plane comes first: its point is dragged
+        fig.delaxes(ax)
+        fig.add_axes(ax)
     plots.frame(left, "angle on the circle (rad)", "output", xlim=(-np.pi, np.pi), ylim=(-3.2, 3.2))
-    left.set_xticks(np.pi * np.arange(-2, 3) / 2, ["−π", "−π/2", "0", "π/2", "π"])
-    lam = modes().lam
-    limits = float(lam[-1] / 1.5), float(lam[0] * 1.2)
-    plots.frame(right, "eigenvalue λ of the mode", "part of the mode left", xlim=limits, ylim=(-2.2, 2.2), xscale="log")
-    plots.horizontal(right, 0.0)
+    left.set_xticks(np.pi * np.arange(-1, 2), ["−π", "0", "π"])
+    limits = float(modes().lam[-1] / 1.5), float(modes().lam[0] * 1.2)
+    plots.frame(middle, "eigenvalue λ", "part of the mode left", xlim=limits, ylim=(-2.2, 2.2), xscale="log")
+    plots.horizontal(middle, 0.0)
     plots.line(left, GRID, target(GRID), "guide", label="target")
-    return {
+    plots.frame(plane, "rate × eigenvalue, ηλ", "momentum β", xlim=(3e-4, 8), ylim=(-0.04, 1), xscale="log")
+    beta = np.linspace(0, 1, 200)
+    for border in ((1 - np.sqrt(beta)) ** 2, (1 + np.sqrt(beta)) ** 2):
+        plots.line(plane, np.maximum(border, 1e-5), beta, "guide")
+    plots.line(plane, 2 * (1 + beta), beta, "guide", linestyle="solid")
+    for x, y, word in ((5e-4, 0.45, "creeps"), (0.3, 0.62, "swings"), (4.4, 0.25, "diverges")):
+        plots.direct_label(plane, x, y, word, "guide", rotation=90 if word == "diverges" else 0)
+    edge = {"markersize": 7, "color": plots.MEANINGS["ntk"].colour}
+    artists = {
         "data": plots.points(left, ANGLES, data["data"], "data", markersize=5),
         "mean": plots.line(left, GRID, data["mean"], "ntk", label="learnt"),
+        "out": plots.direct_label(left, -3, 2.85, "", "ntk"),
         "flow": plots.line(
-            right, data["fine"], data["flow"], "guide", label="flow\n$e^{-\\eta\\lambda k}$", linewidth=1.6
+            middle, data["fine"], data["flow"], "guide", label="flow\n$e^{-\\eta\\lambda k}$", linewidth=1.6
         ),
-        "left": plots.points(right, lam, data["left"], "ntk", markersize=6, label="steps"),
+        "left": plots.points(middle, modes().lam, data["left"], "ntk", markersize=6, label="steps"),
+        "above": plots.points(middle, [], [], "ntk", **edge | {"marker": "^"}),
+        "below": plots.points(middle, [], [], "ntk", **edge | {"marker": "v"}),
+        "ticks": plots.points(plane, data["scaled"], data["height"], "ntk", marker="|", markersize=11),
+        "handle": plots.points(plane, data["scaled"][:1], data["height"][:1], "ntk", marker="o", markersize=9),
     }
+    _filter_update(artists, data)
+    return artists
 
 
 def _filter_update(artists, data):
+    lam, left, worst = modes().lam, data["left"], float(np.abs(data["mean"]).max())
     artists["data"].set(ANGLES, data["data"])
     artists["mean"].set(GRID, data["mean"])
+    artists["out"].set(-3, 2.85, f"beyond the picture: ±{worst:.2g}" if worst > 30 else "")
     artists["flow"].set(data["fine"], data["flow"])
-    artists["left"].set(modes().lam, data["left"])
+    artists["left"].set(lam, np.where(abs(left) < EDGE, left, np.nan))
+    for name, is_out, place in (("above", left >= EDGE, EDGE), ("below", left <= -EDGE, -EDGE)):
+        artists[name].set(lam[is_out], np.full(int(is_out.sum()), place))
+    artists["ticks"].set(data["scaled"], data["height"])
+    artists["handle"].set(data["scaled"][:1], data["height"][:1])
 
 
 def _filter_reading(data, state):
@@ -157,8 +185,8 @@ def mode_filter() -> Panel:
         },
         _filter_reading,
         title="A filter that opens from the right.",
-        caption="Press play: modes with large eigenvalues are learnt first (right), the function goes from broad to "
-        "fine (left). Then raise the rate past 2, and give it momentum.",
+        caption="Press play: modes with large eigenvalues are learnt first (middle), the function goes from broad to "
+        "fine (left). Then drag the dot on the right, by its rate past 2, and up, to give it momentum.",
         presets={
             "Early": {"step": 24, "rate": 1.0, "momentum": 0},
             "Late": {"step": 4000, "rate": 1.0, "momentum": 0},
@@ -166,8 +194,9 @@ def mode_filter() -> Panel:
             "Heavy ball": {"step": 17, "rate": 3.7, "momentum": 0.87},
         },
         size=(9.5, 3.6),
-        baked_caption="Press play: modes with large eigenvalues are learnt first (right), the function goes from broad "
-        "to fine (left). Then raise the rate past 2.",
+        drag=[("rate", "momentum")],
+        baked_caption="Press play: modes with large eigenvalues are learnt first (middle), the function goes from "
+        "broad to fine (left). Then raise the rate past 2.",
         warm=[],
     )
 
@@ -187,23 +216,23 @@ def time_units(lr, mean, n, unit):
     rms = lambda left: np.sqrt(np.mean((left * c) ** 2, axis=1))
     pull = 1 - (lr / n if mean else lr) * lam
     size = np.minimum(DOTS[:, None] * np.log(np.maximum(np.abs(pull), 1e-300)), np.log(HELD))
-    steps = np.clip(rms(np.exp(size)), FLOOR, HELD)
+    steps = np.clip(rms(np.exp(size)), FLOOR / 1e3, HELD)
     right = lr / n if mean else lr
     return {
         "steps": steps,
         "time": unit * DOTS,
-        "flow": np.maximum(rms(np.exp(-TIMES[:, None] * lam)), FLOOR),
+        "flow": np.maximum(rms(np.exp(-TIMES[:, None] * lam)), FLOOR / 1e3),
         "ratio": np.asarray(unit / right),
         "top": np.asarray(right * lam[0]),
     }
 
 
-FLOOR = 1e-4
+FLOOR = 1e-4  # the end of the axis; curves go on below it, out of sight
 
 
 def _units_build(fig, data):
     left, right = plots.columns(fig, 1, 1.2, label_room=(0.0, 1.0), gap=0.75)
-    look: dict[str, Any] = {"ylim": (FLOOR / 3, 3), "xscale": "log", "yscale": "log"}
+    look: dict[str, Any] = {"ylim": (FLOOR, 3), "xscale": "log", "yscale": "log"}
     plots.frame(left, "number of steps k", "training error", xlim=(1, 1e4), **look)
     plots.frame(right, "time t = your time per step × k", "", xlim=(1e-3, 1e3), **look)
     return {

@@ -111,7 +111,7 @@ def _build(fig, data):
     plots.frame(
         right,
         "step",
-        title="distance of f and f_lin",
+        title="distance of f and f_lin, 3 networks",
         xscale="log",
         yscale="log",
         xlim=(1, STEPS[-1]),
