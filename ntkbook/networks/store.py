@@ -308,11 +308,16 @@ class _Npy:
                 with file.open("r+b") as opened:  # room for all of it now: to a map a full disk is a crash
                     os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
+        self._map = np.load(file, mmap_mode="r")  # reads the header here, once: Python 3.11's parser fails in threads
+
+    def _mapped(self, mode: Any) -> np.ndarray:
+        return np.memmap(self.file, self._map.dtype, mode, self._map.offset, self._map.shape)
+
     def read(self, index: Any) -> np.ndarray:
-        return np.array(np.load(self.file, mmap_mode="r")[index])
+        return np.array(self._mapped("r")[index])
 
     def write(self, index: Any, values: np.ndarray) -> None:
-        np.load(self.file, mmap_mode="r+")[index] = values
+        self._mapped("r+")[index] = values
 
 
 class _Zarr:
