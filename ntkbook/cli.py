@@ -1,5 +1,7 @@
 """The command `ntkbook`: `lab` opens the book, `claims` runs it, `export` makes pages, `course` assignments.
 
+`gram` and `solve` are in commands.py.
+
 The notebooks travel inside the wheel. A reader's copy is hers: a file that she changed is never written over.
 """
 
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import claims
+from . import commands as scale
 from .version import __version__
 
 MANIFEST = ".ntkbook.json"
@@ -303,6 +306,18 @@ def _missing(error: ImportError, extra: str = "notebook") -> str:
     return f'Expected {needed} beside ntkbook, but {error.name} is missing. Run: pip install "ntkbook[{extra}]".'
 
 
+def _in_a_sentence(run: Any) -> Any:
+    """A command whose checks of values speak to the person at the terminal."""
+
+    def told(options: argparse.Namespace) -> int:
+        try:
+            return run(options)
+        except (ValueError, TypeError, ImportError) as error:
+            raise Failure(str(error)) from error
+
+    return told
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ntkbook", description="An interactive book on the Neural Tangent Kernel.")
     parser.add_argument("--version", action="version", version=f"ntkbook {__version__}")
@@ -330,6 +345,7 @@ def _parser() -> argparse.ArgumentParser:
     course.add_argument("chapters", nargs="*", metavar="CHAPTER", help="as in 03 (default: all)")
     course.add_argument("--term", default="course", help="a word; each draws other numbers (default: %(default)s)")
     course.set_defaults(run=_course)
+    scale.add_parsers(commands, _in_a_sentence)
     return parser
 
 

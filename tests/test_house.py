@@ -35,7 +35,7 @@ plots figures
 panel/controls panel/accessible panel/stamps panel/spec panel/picture panel/bake panel/dragging
 panel/widgets panel/panel panel/guides
 panel panels
-exercises export course cli lab_server __main__
+exercises export course commands cli lab_server __main__
 """.split()
 FLOORS = {"panels", "exercises"}
 LONGEST = 400
