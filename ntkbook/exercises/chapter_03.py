@@ -327,7 +327,7 @@ def predict(panel: Panel) -> Predict:
             ),
             "Grown; at width 512 they would hardly have changed.": (
                 "The panel below now shows width 64, trained. Drag the width to 512 and tick trained on and off: "
-                "the growth is hardly seen."
+                "the growth is barely visible."
             ),
             "Closer to the infinite-width curve: training removes the randomness of the start.": (
                 "Training knows nothing of the infinite network. The panel below now shows width 64, trained: the"
