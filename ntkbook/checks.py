@@ -82,7 +82,7 @@ def _exact_floats(array: Any, name: str) -> Any:
     return array.astype(dtype)
 
 
-def _number_of(array: jax.Array, reduce: Callable[[Any], Any]) -> float:
+def _number_of(array: Any, reduce: Callable[[Any], Any]) -> float:
     """`reduce(array)`: a large array stays on its device, for a small one a compilation would cost more."""
     return float(_reduced(reduce, array) if array.size > _SMALL else reduce(np.asarray(array)))
 
@@ -122,6 +122,13 @@ def as_kernel_matrix(k: Any, name: str) -> jax.Array:
                 f"Expected {name} to be symmetric, got a largest |K - K^T| of {gap:.3g}. "
                 "Is it a test-by-train block? For rounding noise, pass (K + K.T) / 2."
             )
+    return k
+
+
+def finite_kernel(k: Any, cause: str) -> Any:
+    """k; raises ValueError if it is known to hold NaN or infinities."""
+    if isinstance(k, (jax.Array, np.ndarray)) and is_concrete(k) and not _number_of(k, _is_finite):
+        raise ValueError(f"Expected a kernel of finite numbers, got NaN or infinity: {cause}")
     return k
 
 
@@ -252,8 +259,8 @@ def describe(value: Any) -> str:
 
 
 def warn(sentence: str) -> None:
-    """A UserWarning at the line outside of this library that led here; type checkers' wrappers are not that line."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("ntkbook", "jaxtyping", "beartype"):
+    """A UserWarning at the line outside of this library, of JAX, and of type checkers that led here."""
+    level, frame, within = 1, sys._getframe(), ("ntkbook", "jaxtyping", "beartype", "jax")
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in within:
         level, frame = level + 1, frame.f_back
     warnings.warn(sentence, stacklevel=level)

@@ -243,3 +243,12 @@ def test_numbers_inside_a_network_compile_once():
     traced = jax.jit(lambda scale: empirical_ntk(Scaled(scale).apply, params, x))
     np.testing.assert_allclose(traced(3.0), kernels[2], rtol=1e-14)
     empirical_ntk(Scaled(5.0).apply, params, x)  # after the trace: nothing of it was left behind
+
+
+@pytest.mark.parametrize("kernel", [empirical_ntk, empirical_nngp])
+def test_a_kernel_that_is_not_finite_is_said(kernel):
+    f = lambda w, x: jnp.log(x @ w)
+    with pytest.raises(ValueError, match="Did training diverge"):
+        kernel(f, jnp.zeros((1, 1)), jnp.ones((2, 1)))
+    inside = jax.jit(lambda w: kernel(f, w, jnp.ones((2, 1))))(jnp.zeros((1, 1)))
+    assert not np.isfinite(inside).any()  # there nothing can be said

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from scipy.special import ndtr
 
 import ntkbook as nb
-from ntkbook.networks.averages import VALUE_AND_SLOPE, averages, averages_of_one
+from ntkbook.networks.averages import TRIED, VALUE_AND_SLOPE, averages, averages_of_one, errors_tried
 
 POINTS = np.array(
     [(1.0, 1.5, 0.6), (0.3, 2.0, -0.4), (4.0, 4.0, 3.9), (1.0, 1.0, 1.0), (1.0, 1.0, -1.0), (0.5, 0.0, 0.0)]
@@ -130,7 +131,9 @@ def test_memory_stays_that_of_the_result():
 def test_average_of_one_is_that_at_angle_zero():
     q = jnp.array([0.0, 0.2, 1.0, 4.0, 1e4])
     for phi in (jnp.tanh, jax.nn.elu):
-        for a, b in zip(averages_of_one(phi, VALUE_AND_SLOPE, q), averages(phi, VALUE_AND_SLOPE, (80, 80), q, q, q)):
+        for a, b in zip(
+            averages_of_one(phi, VALUE_AND_SLOPE, None, q), averages(phi, VALUE_AND_SLOPE, (80, 80), q, q, q)
+        ):
             np.testing.assert_allclose(a[1:], b[1:], rtol=1e-12)
             assert np.isfinite(a).all() and np.isfinite(b).all()
 
@@ -210,3 +213,45 @@ def test_a_function_may_close_over_a_traced_number():
     at = lambda b: nb.Elementwise(lambda x: jnp.tanh(b * x)).dual(q, q, 0.5 * q)[0].sum()
     slope = jax.jit(jax.grad(at))(0.8)
     assert float(slope) == pytest.approx(float(oracles.difference_quotient(jax.jit(at), 0.8)), rel=1e-7)
+
+
+# What is not met is said ----------------------------------------------------------------------------------------------
+
+
+def layer(act, W_std):
+    return nb.serial(nb.Dense(1, W_std), act, nb.Dense(1))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_kinks_apart_from_zero_are_warned_of(dtype):
+    """The error of the warning is that of E[phi'(u)^2], which for the slope of a clipped line is a probability."""
+    act = nb.Elementwise(jax.nn.relu6)
+    with pytest.warns(UserWarning, match=r"right to about \d") as told:
+        nb.ntk(layer(act, 1.0), jnp.eye(2, dtype=dtype))
+    assert told[0].filename == __file__
+    q = 10.0
+    Tdot = averages(act.phi, VALUE_AND_SLOPE, None, *[jnp.full((), q, dtype)] * 3, jnp.zeros((), dtype))[1]
+    exact = ndtr(6 / q**0.5) - 0.5
+    stated = errors_tried(act.phi, None, dtype)[np.argmin(np.abs(TRIED - q))]
+    actual = abs(float(Tdot) / exact - 1)
+    assert 0.002 < actual and stated / 3 < actual < 3 * stated
+
+
+def test_waves_beyond_the_nodes_are_said():
+    """sin of variance 100 turns five times within a standard deviation: 7 % off with the usual nodes."""
+    x = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+    with pytest.raises(ValueError, match="more nodes"):
+        nb.nngp(layer(nb.Elementwise(jnp.sin), 200**0.5), x)
+    fine = nb.nngp(layer(nb.Elementwise(jnp.sin, nodes=(200, 200)), 200**0.5), x)
+    np.testing.assert_allclose(fine, nb.nngp(layer(nb.Sin(), 200**0.5), x), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_peaks_that_no_node_meets_are_said(dtype):
+    """Of opposite points: there E[tanh'(u) tanh'(-u)] would be lost, and a rectifier's slope is not."""
+    x = jnp.asarray([[1.0, 2.0], [-1.0, -2.0]], dtype) * 1e7
+    for act in (nb.Tanh(), nb.Sigmoid()):
+        assert act.largest_variance(dtype) <= nb.Elementwise(act.phi).largest_variance(jnp.dtype(dtype))
+        with pytest.raises(ValueError, match="variances beyond"):
+            nb.ntk(layer(act, 1.0), x)
+    np.testing.assert_allclose(nb.ntk(layer(nb.Silu(), 1.0), x), nb.ntk(layer(nb.Relu(), 1.0), x), rtol=2e-3, atol=1e9)

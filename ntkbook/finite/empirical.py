@@ -22,6 +22,12 @@ METHODS = ("auto", "jacobian", "vector_product", "layerwise")
 MEMORY = 2**29
 
 
+NOT_FINITE = (
+    "f(params, x) or its derivatives are not finite at these parameters and inputs. Did training diverge, or does f "
+    "divide by zero, or take a root or a logarithm there?"
+)
+
+
 def empirical_ntk(
     f: Callable,
     params: Any,
@@ -56,7 +62,8 @@ def empirical_ntk(
 
     Raises:
         TypeError: if f is no function, returns no single floating array, or params hold no floating arrays.
-        ValueError: for unknown words, mismatched inputs, or a function whose examples see each other.
+        ValueError: for unknown words, mismatched inputs, a function whose examples see each other, or a kernel that is
+            not finite.
 
     Jacot et al. 2018, section 4; the methods are compared in Novak et al. 2022.
     """
@@ -65,9 +72,11 @@ def empirical_ntk(
     given = x1, x2
     x1, x2 = _inputs(x1, x2)
     if hasattr(f, "own_empirical_ntk"):  # a model that JAX cannot differentiate brings its own derivatives
-        return f.own_empirical_ntk(params, *given, method=method, full=outputs == "full", memory=memory)
-    row, theta, _ = prepare(f, params, x1)
-    return _empirical_ntk(row, theta, x1, x2, method=method, full=outputs == "full", memory=memory)
+        k = f.own_empirical_ntk(params, *given, method=method, full=outputs == "full", memory=memory)
+    else:
+        row, theta, _ = prepare(f, params, x1)
+        k = _empirical_ntk(row, theta, x1, x2, method=method, full=outputs == "full", memory=memory)
+    return checks.finite_kernel(k, NOT_FINITE)
 
 
 def empirical_nngp(
@@ -84,9 +93,11 @@ def empirical_nngp(
     given = x1, x2
     x1, x2 = _inputs(x1, x2)
     if hasattr(f, "own_empirical_nngp"):
-        return f.own_empirical_nngp(params, *given)
-    row, theta, _ = prepare(f, params, x1)
-    return nngp_of(row, theta, x1, x2)
+        k = f.own_empirical_nngp(params, *given)
+    else:
+        row, theta, _ = prepare(f, params, x1)
+        k = nngp_of(row, theta, x1, x2)
+    return checks.finite_kernel(k, NOT_FINITE)
 
 
 def ntk_vector_product(

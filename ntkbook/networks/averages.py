@@ -43,9 +43,13 @@ def averages(phi: Callable, orders: Orders, nodes: Any, q1, q2, k, distance=None
     return jax.lax.cond(is_small, *(partial(_in_plane, phi, orders, grid[name]) for grid in (COARSE, FINE)), *pairs)
 
 
-def averages_of_one(phi: Callable, orders: Orders, q: Array) -> tuple[Array, ...]:
+def averages_of_one(phi: Callable, orders: Orders, nodes: Any, q: Array) -> tuple[Array, ...]:
     """`averages` at q1 = q2 = k = q."""
-    return _on_line(phi, orders, LINE[q.dtype.name], safe_sqrt(q))
+    return _on_line(phi, orders, _on_each_half(nodes, q.dtype.name), safe_sqrt(q))
+
+
+def _on_each_half(nodes, name):
+    return max(LINE[name], nodes[0] if nodes else 0)
 
 
 def _add(sums, weight, at_u, at_v, orders):
@@ -59,17 +63,17 @@ def _legendre(n: int, like: Array) -> tuple[Array, Array]:
 
 
 def _crowding(scale: Array, most: float) -> tuple[Array, Array]:
-    """What `_crowded` needs for [0, 1]: even steps up to about 1/scale, and beyond even steps in the logarithm."""
+    """What `_stretched` needs for [0, 1]: even steps up to about 1/scale, and beyond even steps in the logarithm."""
     height = jnp.clip(jax.lax.stop_gradient(scale), 0.1, most)  # more would leave too few nodes for the Gaussian itself
     return jnp.arcsinh(height), height
 
 
-def _crowded(crowding: Sequence[Array], x: Array) -> tuple[Array, Array]:
-    """A map of [0, 1] to itself, sinh(a x) / sinh(a), and its slope."""
+def _stretched(crowding: Sequence[Array], length: Any, x: Array, weight: Array) -> tuple[Array, Array]:
+    """Nodes and weights of [0, 1] for [0, length], by the map sinh(a x) / sinh(a)."""
     a, height = crowding
     up = jnp.exp(a * x)
     down = 1 / up
-    return (up - down) / (2 * height), (up + down) * (a / (2 * height))
+    return length * (up - down) / (2 * height), weight * length * (up + down) * (a / (2 * height))
 
 
 def _in_plane(
@@ -85,12 +89,11 @@ def _in_plane(
     def add_ray(sums, node):
         x, weight, is_first, is_near = node
         length = jnp.where(is_first, *arcs)
-        place, slope = _crowded([jnp.where(is_first, *both) for both in zip(*crowding)], x)
-        d = length / 2 * place
+        d, weight = _stretched([jnp.where(is_first, *both) for both in zip(*crowding)], length / 2, x, weight)
         near, far = jnp.sin(d), jnp.sin(length - d)  # each exact near its zero
         u, v = s1 * jnp.where(is_near, near, far), s2 * jnp.where(is_near, far, near)
         added = along_ray(u, jnp.where(is_first, -v, v))
-        return tuple(total + weight * length / 2 * slope * ray for total, ray in zip(sums, added)), None
+        return tuple(total + weight * ray for total, ray in zip(sums, added)), None
 
     def along_ray(u, v):
         def add_point(sums, node):
@@ -102,14 +105,17 @@ def _in_plane(
 
         return jax.lax.scan(add_point, zero, radial)[0]
 
-    x, weight = _legendre(n_radial, c)
-    place, slope = _crowded(_crowding(0.3 * radius * jnp.maximum(s1.max(initial=0), s2.max(initial=0)), 1e6), x)
-    r = radius * place
-    radial = r, weight * radius * slope * r * jnp.exp(-r * r / 2) / (2 * jnp.pi)
+    radial = _radii(n_radial, radius, jnp.maximum(s1.max(initial=0), s2.max(initial=0)))
     half = (n_angular + 1) // 2
     rays = [jnp.tile(a, 4) for a in _legendre(half, c)]  # for two arcs, and two halves of each
     places = jnp.arange(4 * half) // half
     return jax.lax.scan(add_ray, zero, (*rays, places < 2, places % 2 == 0))[0]
+
+
+def _radii(n: int, radius: float, s: Array) -> tuple[Array, Array]:
+    """Nodes and weights along a ray, up to the standard deviation s."""
+    r, weight = _stretched(_crowding(0.3 * radius * s, 1e6), radius, *_legendre(n, s))
+    return r, weight * r * jnp.exp(-r * r / 2) / (2 * jnp.pi)
 
 
 def _on_line(phi: Callable, orders: Orders, n: int, s: Array) -> tuple:
@@ -118,10 +124,8 @@ def _on_line(phi: Callable, orders: Orders, n: int, s: Array) -> tuple:
     crowding = _crowding(radius * s, 1e10)
 
     def add_point(sums, node):
-        x, weight = node
-        place, slope = _crowded(crowding, x)
-        z = radius * place
-        weight = weight * radius * slope * jnp.exp(-z * z / 2) / (2 * jnp.pi) ** 0.5
+        z, weight = _stretched(crowding, radius, *node)
+        weight = weight * jnp.exp(-z * z / 2) / (2 * jnp.pi) ** 0.5
         for signed in (z, -z):
             at = derivatives(phi, max(map(max, orders)), signed * s)
             sums = _add(sums, weight, at, at, orders)
@@ -190,3 +194,63 @@ def _is_integral(phi):
         error = np.abs(change - (edges[1] - edges[0]) / 2 * (values[1:, :, 2:] @ w))
         size = np.abs(values).max((0, 2))
         return bool((error <= 4 * eps**0.5 * size + 1e3 * eps * size[len(size) // 2]).all())
+
+
+# How well a function is met -------------------------------------------------------------------------------------------
+
+TRIED = 10.0 ** np.arange(-2, 31, 0.5)  # variances
+
+
+def errors_tried(phi: Callable, nodes: Any, dtype: Any) -> np.ndarray:
+    """Relative errors of E[phi(u)^2] and E[phi'(u)^2] for the variances TRIED, the larger of the two, by `averages`.
+
+    There u with itself is the hardest pair. It is held against `averages_of_one`, whose nodes are more and finer.
+    Nothing is known of a phi that depends on values that JAX is tracing: then all are zero.
+    """
+    try:
+        return _errors_tried(phi, nodes, np.dtype(dtype).name)
+    except jax.errors.TracerArrayConversionError:
+        return np.zeros_like(TRIED)
+
+
+@lru_cache(maxsize=256)
+def _errors_tried(phi, nodes, name):
+    in_plane, on_line = (_average_squares(phi, *rule) for rule in _rules_tried(nodes, name))
+    with np.errstate(all="ignore"):
+        return np.where(in_plane == on_line, 0.0, np.abs(in_plane - on_line) / np.abs(on_line)).max(0)
+
+
+def _average_squares(phi, u, weight):
+    with jax.ensure_compile_time_eval(), jax.debug_nans(False), np.errstate(all="ignore"):
+        at_u = jax.jit(lambda u: jnp.stack(derivatives(phi, 1, u)))(jnp.stack([u, -u]))
+        return (np.asarray(at_u, float) ** 2 * weight).sum((1, -1))
+
+
+@lru_cache
+def _rules_tried(nodes, name):
+    """((u, weight) in the plane, (u, weight) on the line), each with one row for each of the variances TRIED."""
+    radius = RADIUS[name]
+
+    @jax.jit
+    @jax.vmap
+    def on_line(s):
+        z, weight = _stretched(_crowding(radius * s, 1e10), radius, *_legendre(_on_each_half(nodes, name), s))
+        return s * z, weight * jnp.exp(-z * z / 2) / (2 * jnp.pi) ** 0.5
+
+    def in_plane(grid):
+        @jax.jit
+        @jax.vmap
+        def at(s):
+            r, of_r = _radii(grid[0], radius, s)
+            d, of_d = _stretched(_crowding(0.9 * jnp.pi * s, 1e6), jnp.pi / 2, *_legendre((grid[1] + 1) // 2, s))
+            return jnp.outer(s * r, jnp.sin(d)).ravel(), jnp.outer(of_r, 2 * of_d).ravel()
+
+        return at(s)
+
+    with jax.ensure_compile_time_eval():
+        s = jnp.asarray(TRIED**0.5, name)
+        is_small = (TRIED <= COARSE_UP_TO[name])[:, None]
+        coarse, fine = ([np.asarray(a) for a in in_plane(nodes or grid[name])] for grid in (COARSE, FINE))
+        missing = [(0, 0), (0, fine[0].shape[1] - coarse[0].shape[1])]
+        coarse = np.pad(coarse[0], missing, "edge"), np.pad(coarse[1], missing)
+        return [np.where(is_small, *both) for both in zip(coarse, fine)], list(map(np.asarray, on_line(s)))

@@ -227,8 +227,10 @@ def block_of(net: Layer, x1: np.ndarray, x2: np.ndarray | None, words: tuple[str
 def _check_range(is_finite: bool, block: Any) -> None:
     if not is_finite:
         raise ValueError(
-            f"Expected a kernel within the range of {block.dtype}, got an overflow (infinity or NaN). Scale the "
-            "inputs or the weights down, or use float64: jax.config.update('jax_enable_x64', True), x.astype(float)."
+            f"Expected a kernel within the range of {block.dtype}, got infinity or NaN: numbers that overflow, or "
+            "variances beyond those that an activation without a closed form is right for. Scale the inputs or the "
+            "weights down, use float64 (jax.config.update('jax_enable_x64', True), x.astype(float)), or give an "
+            "Elementwise more nodes."
         )
 
 
