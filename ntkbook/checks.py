@@ -41,6 +41,8 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
         )
     try:
         array = x if isinstance(x, jax.Array) else np.asarray(x)
+        if array.dtype.kind in "OUSMm":
+            raise ValueError(f"entries of type {array.dtype}")
         if jnp.issubdtype(array.dtype, jnp.integer):
             array = _exact_floats(array, name)
         array = jnp.asarray(array)
@@ -50,7 +52,8 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
         if str(error).startswith("Expected"):
             raise
         raise TypeError(
-            f"Expected {name} to be an array of floats, got {describe(x)}: {error}. Are all rows of equal length?"
+            f"Expected {name} to be an array of floats, got {describe(x)}: {str(error).rstrip('.')}. "
+            "Are all rows of equal length, and all entries numbers?"
         ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
@@ -222,8 +225,9 @@ def input_shape(shape: Any) -> tuple[int, ...]:
     Raises:
         TypeError: for what is no sequence of whole numbers; ValueError for too few axes and for empty ones.
     """
-    is_sequence = isinstance(shape, (tuple, list))
-    if not is_sequence or any(not isinstance(size, (numbers.Integral, np.integer)) for size in shape[1:]):
+    is_number = lambda size: isinstance(size, (numbers.Integral, np.integer))
+    is_shape = isinstance(shape, (tuple, list)) and all(map(is_number, shape[1:]))
+    if not is_shape or not all(size is None or is_number(size) for size in shape[:1]):
         raise TypeError(f"Expected the shape of the inputs, such as x.shape, got {describe(shape)}.")
     if len(shape) < 2 or min(shape[1:]) < 1:
         raise ValueError(

@@ -124,6 +124,12 @@ BAD_INPUTS = {
     "degree negative": lambda: nb.Hermite(-1),
     "degree a fraction": lambda: nb.Hermite(1.5),
     "no function": lambda: nb.Elementwise("tanh"),
+    "a function that sorts": lambda: nb.Elementwise(jnp.sort),
+    "a function that centres": lambda: nb.Elementwise(lambda z: z - z.mean()),
+    "a function of rows": lambda: nb.Elementwise(jax.nn.softmax),
+    "input shape in words": lambda: net.init(key(), ("n", 3)),
+    "objects": lambda: nb.ntk(net, np.array([[1.0, None, 2.0]], object)),
+    "dates": lambda: nb.ntk(net, np.array([["2020-01-01"]], "datetime64[D]")),
     # orders of layers that have no kernel
     "two activations in a row": kernel_of(nb.Dense(8), nb.Relu(), nb.Erf(), nb.Dense(1)),
     "an activation on raw inputs": kernel_of(nb.Relu(), nb.Dense(1)),
@@ -158,6 +164,7 @@ BAD_INPUTS = {
 def test_bad_input_gets_a_sentence(name):
     with pytest.raises((ValueError, TypeError), match=r"^Expected [\s\S]*, got ") as error:
         BAD_INPUTS[name]()
+    assert "JAX value" not in str(error.value), "words of another library"
     assert len(str(error.value)) < 400
     assert "0x" not in str(error.value)
 

@@ -50,7 +50,9 @@ class Activation(Layer):
         (T1, Tdot1), (_, slope1) = jax.jvp(self.variance, (q1,), (jnp.ones_like(q1),))
         (T2, Tdot2), (_, slope2) = jax.jvp(self.variance, (q2,), (jnp.ones_like(q2),))
         direct = T1 + T2 - 2 * T
-        near = distance * (Tdot1 + Tdot2) / 2 + (q1 - q2) * (slope1 + slope2) / 4 * (q1 - q2)
+        near = distance * (Tdot1 + Tdot2) / 2
+        bend = (q1 - q2) * (slope1 + slope2) / 4 * (q1 - q2)
+        near = near + jnp.where(jnp.abs(bend) < 1e3 * near, bend, 0)  # more is a peak of phi'' that no node has met
         return jnp.where(direct < jnp.finfo(T.dtype).eps ** 0.5 * (T1 + T2), near, direct)
 
     def init(self, key: Array, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[()]]:

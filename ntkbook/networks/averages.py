@@ -169,6 +169,18 @@ def _unfolded(jaxpr, constants, inputs):
     return list(map(read, jaxpr.outvars))
 
 
+def is_elementwise(phi: Callable) -> bool:
+    """Does phi make of an array what it makes of the entries alone? Yes, if that depends on values that JAX traces."""
+    entries = np.array([[0.7, -1.3, 0.2], [-0.4, 1.9, -2.6]])  # in no order
+    try:
+        with jax.ensure_compile_time_eval(), jax.debug_nans(False):
+            together = np.asarray(phi(jnp.asarray(entries)))
+            alone = [np.asarray(phi(jnp.full((1, 1), entry))).item() for entry in entries.flat]
+    except jax.errors.TracerArrayConversionError:
+        return True
+    return np.allclose(together.ravel(), alone, rtol=1e-3, atol=1e-6, equal_nan=True)
+
+
 def is_smooth(phi: Callable) -> bool:
     """Is phi, and each of its derivatives up to the fourth, the integral of the next one, on panels from -64 to 64?
 

@@ -16,7 +16,7 @@ from .. import checks
 from ..numerics import cosine, safe_sqrt, sine
 from ..pytrees import pytree, static
 from .activations import Activation, Pair
-from .averages import TRIED, VALUE_AND_SLOPE, averages, averages_of_one, errors_tried, is_smooth
+from .averages import TRIED, VALUE_AND_SLOPE, averages, averages_of_one, errors_tried, is_elementwise, is_smooth
 
 
 def _raised(orders):
@@ -83,8 +83,9 @@ class Quadrature(Activation):
     Errors of T and Tdot, relative to sqrt(E[phi(u)^2] E[phi(v)^2]) and to the same of phi', for tanh, sigmoid, SiLU,
     softplus and ELU, cosines from -1 to 1 and variances from 1e-4 to 1e8, against panels graded to 14th order: below
     1e-9 in float64; in float32 below 3e-5 up to 100 and 3e-4 beyond, besides what the rounding of a covariance moves
-    (near points are told apart by their distance). tests/test_quadrature.py holds these bounds. Beyond
-    `largest_variance` the dual is NaN, which `kernel` tells: the slope of a tanh is a peak there that no node meets.
+    (near points are told apart by their distance). tests/test_quadrature.py holds these bounds. Larger variances cost
+    digits (1e-8 and 1e-3 of T), and beyond `largest_variance` the dual is NaN, which `kernel` tells: the slope of a
+    tanh is a peak there that no node meets.
     """
 
     nodes: tuple[int, int] | None = None
@@ -199,10 +200,10 @@ class Elementwise(Quadrature):
                 f"Expected a function of JAX arrays, got {self!r}, which fails on them: {reason} "
                 "Write it with jax.numpy: jnp.tanh rather than np.tanh."
             ) from error
-        if shape != example.shape:
+        if shape != example.shape or not is_elementwise(self.function):
+            made = f"makes {shape} of {example.shape}" if shape != example.shape else "mixes the entries of an array"
             raise ValueError(
-                f"Expected an elementwise function, got {self!r}, which makes {shape} of {example.shape}. "
-                "It acts on each entry alone."
+                f"Expected an elementwise function, got {self!r}, which {made}. It acts on each entry alone."
             )
         if self.nodes is not None:
             if not isinstance(self.nodes, (tuple, list)) or len(self.nodes) != 2:
