@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guest_code import CASES, FLAT, IMAGES, TARGETS
+from guest_code import CASES, FLAT, FLAT2, IMAGES, TARGETS
 
 import ntkbook.neural_tangents as nt
+from ntkbook.neural_tangents import empirical
 
 STORED = json.loads((Path(__file__).parent / "reference" / "room.json").read_text())
 TOLERANCE = 1e-6  # of the largest entry
@@ -82,7 +83,10 @@ def test_paths_may_end_apart():
         (lambda s: s.serial(s.Dense(1), s.FanOut(2), s.FanInProd()), "FanInSum"),
         (lambda s: s.Dense(3)[2](FLAT, None, pattern=FLAT), "graphs"),
         (lambda s: s.Dense(3)[2](FLAT, None, mask_constant=0.0), "mask"),
-        (lambda s: s.Dense(3)[2](FLAT, None, diagonal_batch=False), "variances"),
+        (lambda s: s.Dense(3)[2](s.Dense(3)[2](FLAT), diagonal_batch=False), "variances"),
+        (lambda s: s.parallel(s.Dense(3), s.Dense(3))[2]((FLAT, FLAT)), "FanOut"),
+        (lambda s: s.parallel(s.Dense(3), s.Dense(3))[0](jax.random.key(0), ((5, 4), (5, 4))), "FanOut"),
+        (lambda s: s.Relu()[1]((), [FLAT, FLAT]), "FanOut"),
         (lambda s: s.Dense(3, parameterization="standard", s=(1, 2)), "width"),
         (lambda s: s.serial((print, print, print)), "Layer"),
     ],
@@ -109,6 +113,49 @@ def test_the_workflows_of_the_page_run_and_agree(optimized):
     np.testing.assert_allclose(names["q"], 0.8**2 * average(lambda z: erf(z) ** 2) + 0.3**2, rtol=1e-6)
     np.testing.assert_allclose(names["c"], 1, rtol=1e-3)
     np.testing.assert_allclose(names["slope"], 0.8**2 * average(lambda z: 4 / np.pi * np.exp(-2 * z**2)), rtol=2e-3)
+
+
+def test_pairs_within_each_set_on_request():
+    """A ReLU layer by hand: the arc-cosine formula for all pairs of one set."""
+    x1, x2 = np.asarray(FLAT), np.asarray(FLAT2)
+    k = nt.stax.serial(nt.stax.Dense(4), nt.stax.Relu())[2](FLAT, FLAT2, diagonal_batch=False)
+    for cov, x in ((k.cov1, x1), (k.cov2, x2)):
+        products = x @ x.T / x.shape[1]
+        sizes = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+        angle = np.arccos(np.clip(products / sizes, -1, 1))
+        expected = sizes * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+        np.testing.assert_allclose(cov, expected, rtol=1e-6)
+    assert k.diagonal_batch is False
+    own = nt.stax.Dense(4)[2](FLAT, None, diagonal_batch=False)
+    assert own.cov2 is None and own.cov1.shape == (5, 5)
+
+
+def test_layers_have_parameters_of_their_own():
+    """A layer alone takes its own parameters; Identity has a place in the list, as any layer."""
+    stax, x = nt.stax, jnp.asarray(FLAT)
+    _, params = stax.serial(stax.Dense(3), stax.Identity(), stax.Relu())[0](jax.random.key(0), x.shape)
+    assert len(params) == 3
+    plain = stax.Dense(3)[1](params[0], x)
+    np.testing.assert_allclose(stax.serial(stax.Dense(3), stax.Abs())[1](params[:2], x), np.abs(plain), rtol=1e-6)
+    assert stax.Sin()[2].__name__ == "Sin"
+
+
+def test_equal_operations_compile_once_whoever_wrote_them():
+    """A new lambda in every call neither compiles again nor is kept."""
+    x, made = jnp.asarray(FLAT), []
+    scaled = lambda c: lambda w, x: c * (x - x.mean(0)) @ w
+    for scale in (1.0, 2.0, 3.0):
+        f = scaled(jnp.asarray(scale))
+        w = jnp.ones((x.shape[1], 2))
+        made.append((nt.empirical_ntk_fn(f)(x, None, w), nt.empirical_nngp_fn(f)(x, None, w)))
+        if scale == 1.0:
+            counts = empirical._slow._cache_size(), empirical._products._cache_size()
+    assert counts == (empirical._slow._cache_size(), empirical._products._cache_size())
+    centred = np.asarray(x) - np.asarray(x).mean(0)
+    for scale, (ntk, nngp) in zip((1, 2, 3), made):
+        np.testing.assert_allclose(ntk, scale**2 * centred @ centred.T, atol=1e-5)
+        sums = scale * centred.sum(1)
+        np.testing.assert_allclose(nngp, np.outer(sums, sums), atol=1e-5)
 
 
 def test_settings_of_jax_are_the_callers_and_not_ours():

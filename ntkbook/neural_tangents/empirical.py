@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..finite import empirical, functions
+from ..finite import empirical, functions, programs
 from ..finite import linearize as expansions
 from . import kernels
 from .batching import batch
@@ -120,6 +120,10 @@ def _only(x: Any) -> Any:
     return jax.tree.map(lambda a: a[None], x)
 
 
+def _first(x: Any) -> Any:
+    return jax.tree.map(lambda a: a[:1], x)
+
+
 def _is_apart(f: Callable, params: Any, x: Any, vmap_axes: Any) -> bool:
     """Is each example treated on its own, axis 0 first: as the caller says, or as the program shows?"""
     if vmap_axes is not None:
@@ -170,7 +174,8 @@ def empirical_ntk_fn(
                     return _fast(f1, params, x1, x2, out.shape[1:], traced, diagonal, method)
         if x2 is None:
             x2, f2 = x1, f1
-        pair = tuple(map(functions.as_function, (f1, f2)))
+        seen = lambda x: _first(x) if is_apart else x
+        pair = tuple(programs.trace(f, params, seen(x)) for f, x in ((f1, x1), (f2, x2)))
         return _slow(pair, params, (x1, x2), is_apart, _static(trace_axes), _static(diagonal_axes))
 
     return ntk_fn
@@ -192,9 +197,10 @@ def _fast(f, params, x1, x2, outputs, traced, diagonal, method):
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _slow(pair, params, inputs, is_apart, trace_axes, diagonal_axes):
-    """By Jacobians: any trees."""
+    """By Jacobians: any trees. The pair is of traced functions, so that equal operations compile once."""
     jacobians = [_jacobian(f, params, x, is_apart) for f, x in zip(pair, inputs)]
-    leaves, structure = jax.tree.flatten(jax.eval_shape(pair[0], params, inputs[0]))
+    seen = _first(inputs[0]) if is_apart else inputs[0]
+    leaves, structure = jax.tree.flatten(jax.eval_shape(pair[0], params, seen))
 
     def kernel(j1, j2, out):
         parts = zip(jax.tree.leaves(j1), jax.tree.leaves(j2), strict=True)
@@ -209,7 +215,8 @@ def empirical_nngp_fn(f: Callable, trace_axes: Any = (-1,), diagonal_axes: Any =
 
     def nngp_fn(x1: Any, x2: Any, params: Any, **options: Any) -> Any:
         options = _split(options, x2 is not None)
-        pair = tuple(functions.as_function(_with_options(f, options, side)) for side in (0, 1))
+        sides = ((_with_options(f, options, side), x) for side, x in enumerate((x1, x1 if x2 is None else x2)))
+        pair = tuple(programs.trace(g, params, x) for g, x in sides)
         return _products(pair, params, (x1, x2), _static(trace_axes), _static(diagonal_axes))
 
     return nngp_fn

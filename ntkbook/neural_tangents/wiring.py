@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from .. import checks
 from ..networks import kernel as core
 from ..networks import layers, positions
-from ..networks.activations import Identity
 from ..networks.paths import Concat, Sum
 from ..networks.signals import input_signals
 from ..pytrees import pytree, static
@@ -115,7 +114,7 @@ def network_of(chain: Chain) -> core.Layer:
     """
     if not all(isinstance(part, core.Layer) for part in chain.parts):
         raise NotImplementedError("Paths that stay apart to an end of the network have no one kernel. Join them.")
-    return layers.serial(*(part for part in chain.parts if not isinstance(part, Identity)))
+    return layers.serial(*chain.parts)
 
 
 def triple(chain: Chain, name: str) -> Triple:
@@ -131,22 +130,26 @@ def triple(chain: Chain, name: str) -> Triple:
         def apply_all(params: Any, inputs: Any, **options: Any) -> Any:
             return [apply(one, inputs, **options) for (_, apply, _), one in zip(triples, params)]
 
-        return init_all, apply_all, KernelFn(chain)
+        return init_all, apply_all, KernelFn(chain, name)
+
+    is_one = len(chain.parts) == 1 and name not in ("serial", "repeat")  # its own parameters, not a list of one
 
     @kernels.relaxed
     def init_fn(rng: Any, input_shape: Any, **options: Any) -> Any:
+        _refuse_trees(input_shape)
         shape, params = network_of(chain).init(rng, _moved(input_shape, chain.axes_in))
-        return _moved_back(shape, chain.axes_out), params
+        return _moved_back(shape, chain.axes_out), params[0] if is_one else params
 
     @kernels.relaxed
     def apply_fn(params: Any, inputs: Any, **options: Any) -> Any:
+        _refuse_trees(inputs)
         net, x = network_of(chain), _canonical(inputs, chain.axes_in)
-        return _original(net.apply(params, x), chain.axes_out)
+        return _original(net.apply([params] if is_one else params, x), chain.axes_out)
 
     for function, kind in ((init_fn, "init"), (apply_fn, "apply")):
         function.__name__ = name
         function.__qualname__ = f"{name}.{kind}"
-    return init_fn, apply_fn, KernelFn(chain)
+    return init_fn, apply_fn, KernelFn(chain, name)
 
 
 def of(layer: core.Layer, name: str, axes_in: Any = None, axes_out: Any = None) -> Triple:
@@ -169,6 +172,11 @@ class KernelFn:
     """The guest's kernel function: of two inputs, or of a `Kernel` that comes from another network."""
 
     chain: Chain
+    name: str = "serial"
+
+    @property
+    def __name__(self) -> str:
+        return self.name
 
     @kernels.relaxed
     def __call__(
@@ -185,20 +193,22 @@ class KernelFn:
     ) -> Any:
         """The `Kernel`, or what `get` names of it; see `kernels.Kernel` for shapes.
 
-        `diagonal_batch` makes no difference, variances are always enough; `diagonal_spatial=True` keeps each position
-        with itself alone.
+        `diagonal_batch=False` gives all pairs within x1 and within x2 as cov1 and cov2; `diagonal_spatial=True` keeps
+        each position with itself alone.
 
         Raises:
-            NotImplementedError: for `pattern`, `mask_constant`, and diagonal_batch=False.
+            NotImplementedError: for `pattern`, `mask_constant`, inputs that are trees, and diagonal_batch=False where
+                the input is a Kernel.
+            ValueError: for diagonal_spatial=True where a layer needs all pairs of positions.
         """
         refuse("pattern", pattern, "networks on graphs have no counterpart")
         refuse("mask_constant", mask_constant, "pad and pool instead, or leave masked examples out")
-        if diagonal_batch is False:
-            raise NotImplementedError("diagonal_batch=False: only the variances of x1 and x2 are computed here.")
+        if diagonal_batch is False and isinstance(x1_or_kernel, kernels.Kernel):
+            raise NotImplementedError("diagonal_batch=False: of a Kernel only the variances are carried on here.")
         ends = _ends(self.chain)
         if ends is not None:
             return [KernelFn(end)(x1_or_kernel, x2, get, diagonal_spatial=diagonal_spatial) for end in ends]
-        net, words = network_of(self.chain), kernels.words_of(get)
+        net, words, x2_given = network_of(self.chain), kernels.words_of(get), x2
         if isinstance(x1_or_kernel, kernels.Kernel):
             k = x1_or_kernel
             if k.diagonal_spatial and "all" in net.requires(frozenset()):
@@ -206,8 +216,12 @@ class KernelFn:
             made, is_same = _onwards(net, kernels.to_core(k)), k.cov2 is None
             shapes = [None if shape is None else self._shape(net, shape) for shape in (k.shape1, k.shape2)]
         else:
+            _refuse_trees(x1_or_kernel)
+            _refuse_trees(x2)
             x1, x2 = (None if x is None else _canonical(jnp.asarray(x), self.chain.axes_in) for x in (x1_or_kernel, x2))
             net, x1, x2 = core.checked(net, x1, x2)
+            if diagonal_spatial and x1.ndim > 2 and "all" in net.requires(frozenset()):
+                raise ValueError("Expected all pairs of positions for the pooling, got diagonal_spatial=True.")
             if words is not None and not set(words) - {"nngp", "ntk"}:
                 parts = core.compute(net, x1, x2, words)
                 parts = [_diagonal(part) for part in parts] if diagonal_spatial else parts
@@ -217,6 +231,10 @@ class KernelFn:
             shapes = [_moved_back(shape, self.chain.axes_out) for shape in shapes]
         axes = self.chain.axes_out or (0, -1)
         result = kernels.from_core(made, shapes, is_same=is_same, diagonal_spatial=bool(diagonal_spatial), axes=axes)
+        if diagonal_batch is False:
+            within = lambda x: KernelFn(self.chain)(x, None, diagonal_spatial=diagonal_spatial).nngp
+            cov2 = None if x2_given is None else within(x2_given)
+            result = result.replace(cov1=within(x1_or_kernel), cov2=cov2, diagonal_batch=False)
         return kernels.select(result, get)
 
     def _shape(self, net: core.Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -249,6 +267,11 @@ class Guest(core.Layer):
         return k.replace(
             nngp=made.nngp, ntk=made.ntk, var1=made.var1, var2=made.var2, is_gaussian=made.is_gaussian, fresh=-1
         )
+
+
+def _refuse_trees(x: Any) -> None:
+    if isinstance(x, (tuple, list)) and any(hasattr(leaf, "shape") or isinstance(leaf, (tuple, list)) for leaf in x):
+        raise NotImplementedError("Inputs that are trees are not known here. The nearest: one array, and FanOut.")
 
 
 def refuse(name: str, value: Any, instead: str) -> None:
