@@ -1,5 +1,8 @@
 """Kernel regression past memory, against dense solves, eigenvectors, and the ensembles of small kernels."""
 
+import re
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -106,6 +109,13 @@ def test_the_factor_of_the_preconditioner():
     gaps = [np.linalg.eigvalsh(full - part @ part.T) for part in (some, all_)]
     assert gaps[0].min() > -1e-8 and abs(gaps[1]).max() < 1e-6 * np.trace(full)
     assert gaps[0].sum() < 2 * np.linalg.eigvalsh(full)[:-10].sum()  # near to the best of this rank
+
+
+def test_the_page_on_scale_runs(capsys):
+    page = (Path(__file__).parent.parent / "docs" / "scale.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(compile(block, "scale.md", "exec"), {})
+    assert capsys.readouterr().out == "True True\n"
 
 
 def test_what_is_wrong_is_said(kernels):
