@@ -20,7 +20,7 @@ exact = nb.kernel(net, x.astype(float)).ntk  # float64
 one = nb.gram(net, x, tile=8)
 equal = lambda a, b: bool((np.asarray(a) == np.asarray(b)).all())
 shown = lambda k: [
-    str(k.sharding.spec),
+    repr(tuple(k.sharding.spec)),
     len({shard.device for shard in k.addressable_shards}),
     k.sharding.shard_shape(k.shape),
 ]

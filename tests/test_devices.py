@@ -26,13 +26,13 @@ def facts(tmp_path_factory):
 
 
 def test_a_mesh_shares_the_rows_and_changes_no_bit(facts):
-    assert facts["mesh"] == ["P(('rows', 'more'),)", 8, [6, 48]]
+    assert facts["mesh"] == ["(('rows', 'more'),)", 8, [6, 48]]
     assert facts["mesh is one device"] and facts["across"]
-    assert facts["odd"] == ["P()", 8, [45, 45]] and facts["odd gap"] < 1e-5
+    assert facts["odd"] == ["()", 8, [45, 45]] and facts["odd gap"] < 1e-5
 
 
 def test_a_store_that_eight_devices_filled(facts):
-    assert facts["store"] == [True, True, ["P(('rows', 'more'),)", 8, [6, 48]]]
+    assert facts["store"] == [True, True, ["(('rows', 'more'),)", 8, [6, 48]]]
 
 
 def test_a_regression_on_rows_that_eight_devices_hold(facts):
@@ -40,7 +40,7 @@ def test_a_regression_on_rows_that_eight_devices_hold(facts):
 
 
 def test_inputs_that_lie_on_several_devices_are_not_gathered_onto_one(facts):
-    assert facts["spread"] == ["P('rows',)", 8, [6, 48]] and facts["spread is one device"]
+    assert facts["spread"] == ["('rows',)", 8, [6, 48]] and facts["spread is one device"]
     assert facts["few points"] < 1e-6
 
 
