@@ -9,7 +9,9 @@ import numpy as np
 
 import ntkbook as nb
 
-PAGE = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+LAYER_PAGE = (ROOT / "docs" / "make_your_own_layer.md").read_text()
 
 
 def test_the_examples_of_the_page_are_a_network():
@@ -28,6 +30,15 @@ def test_the_examples_of_the_page_are_a_network():
     found = np.stack([nb.empirical_ntk(wide.apply, wide.init(key, (-1, 5))[1], x) for key in keys])
     gap, error = found.mean(0) - (T + slope * k) / 4, found.std(0, ddof=1) / 200**0.5
     assert (np.abs(gap) < 4 * error).all()
+
+
+def test_the_page_of_the_site_goes_on_from_there():
+    names = {}
+    for page in (PAGE, LAYER_PAGE):
+        for block in re.findall(r"```python\n(.*?)```", page, re.S):
+            exec(block, names)
+    start, end = re.findall(r':(?:start-after|end-before): "(.*?)"', LAYER_PAGE)
+    assert PAGE.count(start) == PAGE.count(end) == 1, "what the page of the site includes has moved"
 
 
 def test_the_map_of_the_house_fits_one_screen_and_names_every_room():

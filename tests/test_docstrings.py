@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and print what they say."""
+"""The examples in docstrings run, and print what they say, in the precision that JAX starts with."""
 
 import doctest
 import importlib
@@ -6,6 +6,7 @@ import pkgutil
 import types
 from importlib.util import find_spec
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -16,6 +17,13 @@ NAMES = {"nb": nb, "jnp": jnp} | {name: value for name, value in vars(nb).items(
 NO_MODULES = ("ntkbook.__main__", "ntkbook.notebooks")
 # doors to libraries that `make test LEVEL=everything` installs
 DOORS = tuple(f"ntkbook.interop.{name}" for name in ("gpytorch", "tinygp") if find_spec(name) is None)
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", True)
 
 
 def examples(module):
