@@ -1,6 +1,7 @@
 """Every test runs with float64 on, silent dtype promotion off, and annotations checked by beartype."""
 
 import gc
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,11 +9,16 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+# Most of a test's time is compiling, and each program runs once: without optimizations, in one piece, and by the older
+# way of writing loops, it takes two fifths. Flags that a jaxlib does not know stop it; these are known from 0.10.
+if jax.__version_info__ >= (0, 10) and "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# most of a test's time is compiling, and each program runs once: without optimizations it takes three quarters
 jax.config.update("jax_disable_most_optimizations", True)
 install_import_hook("ntkbook", "beartype.beartype")
+# tracing makes millions of small objects that live: looking for garbage among them is a tenth of all
+gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture
