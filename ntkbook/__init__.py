@@ -57,7 +57,9 @@ from .networks.layers import serial as serial
 from .networks.paths import Concat as Concat
 from .networks.paths import Residual as Residual
 from .networks.paths import Sum as Sum
+from .networks.propagation import critical_W_std as critical_W_std
 from .networks.propagation import phase as phase
+from .networks.propagation import propagate as propagate
 from .networks.quadrature import Elementwise as Elementwise
 from .networks.quadrature import Elu as Elu
 from .networks.quadrature import Sigmoid as Sigmoid

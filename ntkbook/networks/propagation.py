@@ -81,7 +81,17 @@ def propagate(
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """(variance, correlation) of two signals of equal length after 0, 1, ..., `depth` layers, each (depth + 1, ...).
 
-    q' = W_std^2 E[phi(u)^2] + b_std^2,  c' = (W_std^2 E[phi(u) phi(v)] + b_std^2) / q'. Poole et al. 2016, section 2.
+    q' = W_std^2 E[phi(u)^2] + b_std^2,  c' = (W_std^2 E[phi(u) phi(v)] + b_std^2) / q'. W_std, b_std, and q and c of
+    the first signals are numbers or arrays that broadcast.
+
+    >>> variance, correlation = propagate(Relu(), 2**0.5, 0.0, 10)
+    >>> print(variance.shape, f"{variance[-1]:.4f}")  # the scale that keeps the length
+    (11,) 1.0000
+
+    Raises:
+        TypeError, ValueError: as `phase`; for a depth that is no positive integer, and a negative q.
+
+    Poole et al. 2016, section 2.
     """
     checks.positive_int(depth, "depth")
     checks.non_negative(q, "q")
@@ -96,8 +106,13 @@ def critical_W_std(activation: Activation, b_std: ArrayLike) -> Float[Array, "..
 
     Solves b_std^2 = q - W_std^2 E[phi(u)^2] with W_std^2 = 1 / E[phi'(u)^2] for q, by bisection.
 
+    >>> print(f"{critical_W_std(Relu(), 0.0):.4f}")  # the square root of 2
+    1.4142
+
     Raises:
         TypeError, ValueError: as `phase`; ValueError for a bias that has no critical point (any but 0, for Relu).
+
+    Schoenholz et al. 2017, section 3.
     """
     _, b_std = _scales(activation, 1.0, b_std)
     W_std, q = _critical(activation, b_std)
