@@ -1,14 +1,21 @@
 """Chapter 15: its panels against the library, whose rules know no offsets; missions; handmade answers."""
 
+import json
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ntkbook as nb
+from ntkbook import openml
 from ntkbook.exercises import chapter_15
 from ntkbook.panels import PANELS, key_token
 from ntkbook.panels import architectures as chapter
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +151,40 @@ def partial_cross(x1, x2, sharpness):
     k = x1 @ x2.T / x1.shape[1]
     look = lambda logits: np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return look(sharpness * k) @ k @ look(sharpness * k.T).T
+
+
+def test_the_cell_for_cifar10_runs_where_the_data_are(tmp_path, monkeypatch, capsys):
+    """Made-up pictures in the reader's cache: stripes of one direction per class, shifted, with noise.
+
+    Shifted stripes are the same picture to a pooled kernel, so it names all of them; noise in place of stripes has no
+    classes to find.
+    """
+    rng, count = np.random.default_rng(0), 40
+    place = np.arange(32)
+    stripes = [np.sin(2 * np.pi * (a * place[:, None] + b * place) / 32) for a, b in ((4, 0), (0, 4))]
+    labels = np.arange(count) % 2
+    pictures = np.stack([np.roll(stripes[label], rng.integers(0, 32, 2), (0, 1)) for label in labels])
+    pictures = np.repeat((127 + 90 * pictures)[..., None], 3, -1)
+    pictures = (pictures + rng.uniform(-30, 30, pictures.shape)).astype(np.uint8)
+    noise = rng.integers(0, 256, pictures.shape, np.uint8)
+    original = openml.CIFAR10
+    small = openml.Source(original.name, original.number, original.stored_shape, count)
+    monkeypatch.setattr(openml, "CIFAR10", small)
+    cells = json.loads((FOLDER / "15_architectures.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    (cell,) = [source for source in sources if "def on_cifar10" in source]
+    _, flatten, _, pooling = networks()
+    names = {"nb": nb, "np": np, "jnp": jnp, "jax": jax, "nets": {"Flatten": flatten, "pools at the end": pooling}}
+    shares = {}
+    for kind, of_kind in (("stripes", pictures), ("noise", noise)):
+        monkeypatch.setenv("NTKBOOK_DATA", str(tmp_path / kind))
+        exec(cell, names)
+        assert "is not in your cache" in capsys.readouterr().out
+        (tmp_path / kind).mkdir()
+        np.savez(tmp_path / kind / f"{small.name}.npz", pictures=of_kind, labels=labels.astype(np.int64))
+        exec(cell, names)
+        assert "is in your cache" in capsys.readouterr().out
+        names["on_cifar10"](12)
+        shares[kind] = re.findall(r"(.+): (\d+) %", capsys.readouterr().out)
+    assert [name for name, _ in shares["stripes"]] == ["Flatten", "pools at the end"]
+    assert int(shares["stripes"][1][1]) == 100 and int(shares["noise"][1][1]) < 90

@@ -37,7 +37,7 @@ CHAPTERS = {
     "13_generalization": ("learning curves, double descent", "sample size, ridge, noise"),
     "14_physics_informed": ("why PINNs train unevenly (Wang, Fig. 2)", "weights of the losses"),
     "15_architectures": ("convolution, pooling, attention as kernels", "layers in and out"),
-    "16_kernels_at_work": ("kernels in scikit-learn, GPyTorch, your own model", "learned kernels"),
+    "16_kernels_at_work": ("kernels in scikit-learn, GPyTorch, tinygp; your PyTorch or Flax model", "learned kernels"),
 }
 
 
