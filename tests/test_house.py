@@ -18,7 +18,8 @@ version numerics checks pytrees openml data
 networks
 networks/tiles networks/positions networks/signals networks/kernel networks/activations
 networks/smooth_activations networks/averages networks/quadrature networks/layers networks/paths networks/convolution
-networks/attention networks/blocks networks/store networks/gram networks/moments networks/propagation
+networks/attention networks/blocks networks/disk_arrays networks/store networks/gram networks/moments
+networks/propagation
 finite
 finite/torch_models finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical
 finite/history finite/descent finite/train

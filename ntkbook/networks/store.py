@@ -23,6 +23,7 @@ import numpy as np
 from .. import checks
 from ..version import __version__
 from .blocks import Blocks, blocks_at
+from .disk_arrays import array_on_disk
 from .kernel import WORDS, KeepsPositions, Layer, block_of, on_host, program
 from .tiles import spread
 
@@ -40,7 +41,7 @@ class Stored(Blocks):
         self.path, self.about, self.word = path, about, word
         self.shape = (int(about["shape"][0]), int(about["shape"][1]))
         self.dtype, self.tile, self.is_symmetric = np.dtype(about["dtype"]), about["tile"], about["is_symmetric"]
-        self.array = _array(path, about, word)
+        self.array = array_on_disk(path, about, word)
 
     def __repr__(self) -> str:
         return f"Stored({self.word} of {self.about['network']}, {self.dtype}{list(self.shape)}, {str(self.path)!r})"
@@ -224,7 +225,7 @@ def _create(path, about):
         if (free := shutil.disk_usage(path).free) < needed:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free")
         for word in about["get"]:
-            _array(path, about, word, is_new=True)
+            array_on_disk(path, about, word, is_new=True)
         (path / f"{ABOUT}.part").write_text(json.dumps(about, indent=1))
         os.replace(path / f"{ABOUT}.part", path / ABOUT)  # last: from here on it is a store
 
@@ -295,71 +296,3 @@ def _disk(path):
         raise OSError(
             f"Could not write to {path}: {reason}. What is finished is kept; the same call goes on."
         ) from error
-
-
-class _Npy:
-    """A file of NumPy, which anything can map into memory. Mapped anew for each access: pages go back to the system."""
-
-    def __init__(self, file: Path, shape: Any, dtype: Any, tile: int, is_new: bool):
-        self.file = file
-        if is_new:
-            np.lib.format.open_memmap(file, "w+", dtype, tuple(shape))
-            if hasattr(os, "posix_fallocate"):
-                with file.open("r+b") as opened:  # room for all of it now: to a map a full disk is a crash
-                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-
-        self._map = np.load(file, mmap_mode="r")  # reads the header here, once: Python 3.11's parser fails in threads
-
-    def _mapped(self, mode: Any) -> np.ndarray:
-        return np.memmap(self.file, self._map.dtype, mode, self._map.offset, self._map.shape)
-
-    def read(self, index: Any) -> np.ndarray:
-        return np.array(self._mapped("r")[index])
-
-    def write(self, index: Any, values: np.ndarray) -> None:
-        self._mapped("r+")[index] = values
-
-
-class _Zarr:
-    """An array of Zarr 3, by TensorStore: a file for each block, which replaces the old one when it is whole."""
-
-    def __init__(self, folder: Path, shape: Any, dtype: Any, tile: int, is_new: bool, about: dict | None = None):
-        try:
-            import tensorstore
-        except ImportError as error:
-            raise ImportError('Expected tensorstore for a .zarr store. Run: pip install "ntkbook[store]".') from error
-        spec: dict[str, Any] = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}
-        if is_new:
-            grid = {"name": "regular", "configuration": {"chunk_shape": [tile, tile]}}
-            spec["metadata"] = {"shape": shape, "data_type": dtype, "chunk_grid": grid, "attributes": about}
-            spec |= {"create": True, "delete_existing": True}
-        with self._said():
-            self._array = tensorstore.open(spec).result()
-
-    @contextmanager
-    def _said(self):
-        """Whatever goes wrong is a ValueError there."""
-        try:
-            yield
-        except ValueError as error:
-            raise OSError(str(error).split(" [")[0]) from error
-
-    def read(self, index: Any) -> np.ndarray:
-        with self._said():
-            return np.asarray(self._array[self._within(index)].read().result())
-
-    def write(self, index: Any, values: np.ndarray) -> None:
-        with self._said():
-            self._array[self._within(index)].write(values).result()
-
-    def _within(self, index: Any) -> Any:
-        """An index of NumPy, which may end beyond the array or count from its end, as TensorStore takes it."""
-        parts = index if isinstance(index, tuple) else (index,)
-        within = lambda part, n: slice(*part.indices(n)) if isinstance(part, slice) else np.arange(n)[part]
-        return tuple(within(part, n) for part, n in zip(parts, self._array.shape))
-
-
-def _array(path, about, word, is_new=False):
-    if path.suffix == ".zarr":
-        return _Zarr(path / word, about["shape"], about["dtype"], about["tile"], is_new, about)
-    return _Npy(path / f"{word}.npy", about["shape"], about["dtype"], about["tile"], is_new)
