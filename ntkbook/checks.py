@@ -41,7 +41,7 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
         )
     try:
         array = x if isinstance(x, jax.Array) else np.asarray(x)
-        if array.dtype.kind in "OUSMm":
+        if isinstance(array, np.ndarray) and array.dtype.kind in "OUSMm":
             raise ValueError(f"entries of type {array.dtype}")
         if jnp.issubdtype(array.dtype, jnp.integer):
             array = _exact_floats(array, name)

@@ -129,6 +129,7 @@ BAD_INPUTS = {
     "a function of rows": lambda: nb.Elementwise(jax.nn.softmax),
     "input shape in words": lambda: net.init(key(), ("n", 3)),
     "objects": lambda: nb.ntk(net, np.array([[1.0, None, 2.0]], object)),
+    "a random key": lambda: nb.ntk(net, jax.random.split(key(), 6).reshape(2, 3)),
     "dates": lambda: nb.ntk(net, np.array([["2020-01-01"]], "datetime64[D]")),
     # orders of layers that have no kernel
     "two activations in a row": kernel_of(nb.Dense(8), nb.Relu(), nb.Erf(), nb.Dense(1)),

@@ -255,3 +255,12 @@ def test_peaks_that_no_node_meets_are_said(dtype):
         with pytest.raises(ValueError, match="variances beyond"):
             nb.ntk(layer(act, 1.0), x)
     np.testing.assert_allclose(nb.ntk(layer(nb.Silu(), 1.0), x), nb.ntk(layer(nb.Relu(), 1.0), x), rtol=2e-3, atol=1e9)
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e9, 1e12, 1e15])
+def test_near_points_keep_their_distance(scale):
+    """Of parallel signals, 1e-6 apart, a rectifier's is half of it; where phi'' is a peak that no node meets, too."""
+    q, e = jnp.asarray(scale**2), 1e-6
+    for act in (nb.Silu(), nb.Softplus()):
+        distance = act.dual_at_distance(q, q * (1 + e) ** 2, q * (1 + e), q * e**2)[2]
+        assert float(distance / (q * e**2)) == pytest.approx(0.5, rel=1e-3)
