@@ -295,3 +295,15 @@ def test_two_processes_share_the_work(tmp_path):
         assert lines[1].startswith("Expected x1 whole in each process")
     ledgers = [len((tmp_path / "k" / f"ledger-{index}.txt").read_text().split("\n\n")) for index in (0, 1)]
     assert sum(ledgers) in (15, 16, 17) and min(ledgers) >= 7
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda file: os.truncate(file, 200), lambda file: os.truncate(file, 3)]
+)
+def test_a_file_that_is_gone_or_cut_is_one_sentence(tmp_path, damage):
+    for name, file in (("k", "ntk.npy"), ("k.zarr", "ntk/zarr.json")):
+        make(tmp_path / name)
+        damage(tmp_path / name / file)
+        for again in (lambda: stores.open_store(tmp_path / name), lambda: make(tmp_path / name)):
+            with pytest.raises(OSError, match="Could not read the numbers of the store.*Remove that folder"):
+                again()

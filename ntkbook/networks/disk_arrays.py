@@ -75,8 +75,16 @@ def array_on_disk(path: Path, about: dict[str, Any], word: str, is_new: bool = F
 
     Raises:
         ImportError: for a folder that ends in .zarr, without tensorstore.
-        OSError: for a disk that is full, and files that are missing or cannot be read.
+        OSError: for a disk that is full, and files that are missing, cut short, or cannot be read.
     """
-    if path.suffix == ".zarr":
-        return ZarrArray(path / word, about["shape"], about["dtype"], about["tile"], is_new, about)
-    return NpyFile(path / f"{word}.npy", about["shape"], about["dtype"], about["tile"], is_new)
+    try:
+        if path.suffix == ".zarr":
+            return ZarrArray(path / word, about["shape"], about["dtype"], about["tile"], is_new, about)
+        return NpyFile(path / f"{word}.npy", about["shape"], about["dtype"], about["tile"], is_new)
+    except (OSError, ValueError) as error:
+        if is_new:
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"Could not read the numbers of the store in {path}: {reason}. Remove that folder, and gram makes it anew."
+        ) from error
