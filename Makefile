@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # `make test LEVEL=everything` installs torch and flax too, and runs what needs them
 LEVEL ?= test
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest wheel binder readme owner picture site serve course version clean notebook-venv site-venv test-venv
+.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest colab wheel binder readme owner picture site serve course version clean notebook-venv site-venv test-venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ lock: test-venv  ## write constraints.txt: the newest versions that work togethe
 
 lowest: test-venv  ## run the quick tests with the lowest versions that pyproject.toml allows
 	@$(PY) tools/lowest.py
+
+colab: test-venv  ## build all panels and run chapters with the versions that Colab has (ONLY=03 for one chapter)
+	@$(PY) tools/colab.py $(ONLY)
 
 version:  ## print the version of this checkout
 	@sed -n 's/^__version__ = "\(.*\)"/\1/p' ntkbook/version.py

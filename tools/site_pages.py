@@ -160,11 +160,14 @@ def repository(root):
 
 def installing(root):
     """The first cell of a notebook that is taken from the site: it installs on Colab, and only there."""
-    place = f"ntkbook[notebook] @ git+https://github.com/{repository(root)}"
+    # without the extra for notebooks, and with the JAX that is there: Colab's own packages stay as they are
+    place = f"ntkbook @ git+https://github.com/{repository(root)}"
     return (
-        "# on Colab this installs the book; anywhere else it does nothing\nimport subprocess\nimport sys\n\n"
+        "# on Colab this installs the book; anywhere else it does nothing\nimport subprocess\nimport sys\n"
+        "from importlib.metadata import version\n\n"
         'if "google.colab" in sys.modules:\n'
-        f'    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "{place}"], check=True)'
+        '    there = [f"{name}=={version(name)}" for name in ("jax", "jaxlib")]\n'
+        f'    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *there, "{place}"], check=True)'
     )
 
 
