@@ -1,5 +1,6 @@
 """The README says what is: its code runs, its tables are those that the commands make, its links lead somewhere."""
 
+import json
 import re
 import subprocess
 import sys
@@ -111,3 +112,42 @@ def test_make_targets_that_are_named_exist():
     for name in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"(?:`|^ {4})make ([a-z]+)\b", (ROOT / name).read_text(), re.M):
             assert re.search(rf"^{target}:", makefile, re.M), f"{name}: make {target}"
+
+
+SYSTEMS = {
+    "scikit-learn": "sklearn",
+    "GPyTorch": "gpytorch",
+    "tinygp": "tinygp",
+    "PyTorch": "torch",
+    "PINNs": "empirical_ntk",
+    "Equinox": "equinox",
+    "Flax (linen and NNX)": "flax",
+}
+
+
+def code_of(path):
+    """What runs when a chapter or a page is run: code cells, or blocks of Python."""
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text())["cells"]
+        return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return "\n".join(re.findall(r"```python\n(.*?)```", path.read_text(), re.S))
+
+
+def test_each_system_runs_where_the_table_says():
+    """In the code of the linked chapter ("chapter 16" is one too) and of each linked page that has code."""
+    part = README[README.index("## Where other systems run") :].split("\n## ")[0]
+    rows = {
+        cells[0].strip(): cells[1:] for cells in (row.strip("|").split("|") for row in part.splitlines()[4:] if row)
+    }
+    assert set(rows) == set(SYSTEMS)
+    chapters = {path.name[:2]: path for path in (ROOT / "notebooks").glob("*.ipynb")}
+    for name, (book, elsewhere) in rows.items():
+        pages = [ROOT / page for page in re.findall(r"\]\((docs/\w+\.md)", elsewhere)]
+        places = [chapters[number] for number in re.findall(r"chapter (\d\d)", book)]
+        assert places + pages, name
+        word = re.compile(rf"\b{SYSTEMS[name]}\b")
+        stored = "stored numbers" in book  # then the text of the chapter has the program
+        for path in pages + ([] if stored else places):
+            if path.name != "coming_from_torch.md":  # a table of calls, run row by row
+                assert word.search(code_of(path)), f"{name}: nothing in {path.name}"
+        assert not stored or all(word.search(path.read_text()) for path in places)
