@@ -2,7 +2,7 @@
 
 Colab's machine has packages of its own, older than those that the book asks for. The library alone is added there,
 without the extra for notebooks. This makes such an environment, adds the library as the first cell of a downloaded
-chapter does, and looks that nothing of Colab's was replaced. Then every panel builds its widgets and moves, and chapters
+chapter does, and checks that nothing of Colab's was replaced. Every panel builds its widgets and moves, and chapters
 run from top to bottom. What it cannot try is Colab's own front end.
 """
 
