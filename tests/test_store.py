@@ -304,6 +304,6 @@ def test_a_file_that_is_gone_or_cut_is_one_sentence(tmp_path, damage):
     for name, file in (("k", "ntk.npy"), ("k.zarr", "ntk/zarr.json")):
         make(tmp_path / name)
         damage(tmp_path / name / file)
-        for again in (lambda: stores.open_store(tmp_path / name), lambda: make(tmp_path / name)):
+        for again in (stores.open_store, make):
             with pytest.raises(OSError, match="Could not read the numbers of the store.*Remove that folder"):
-                again()
+                again(tmp_path / name)

@@ -65,7 +65,8 @@ def changed(python):
     """The packages that do not have Colab's version, as lines."""
     ask = [str(python), "-I", "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
     found = {p["name"]: p["version"] for p in json.loads(subprocess.run(ask, check=True, capture_output=True).stdout)}
-    return [f"{name} {found.get(name)}, not {version}" for name, version in VERSIONS.items() if found[name] != version]
+    different = {name: found.get(name) for name, version in VERSIONS.items() if found.get(name) != version}
+    return [f"{name} {version}, not {VERSIONS[name]}" for name, version in different.items()]
 
 
 def try_out(python, chapters):
