@@ -14,7 +14,6 @@ from .dynamics.gradient import gradient_flow as gradient_flow
 from .dynamics.gradient import max_learning_rate as max_learning_rate
 from .dynamics.learning_curves import learning_curve as learning_curve
 from .dynamics.losses import function_flow as function_flow
-from .dynamics.regression import kernel_regression as kernel_regression
 from .dynamics.report import report as report
 from .dynamics.spectrum import alignment as alignment
 from .dynamics.spectrum import condition_number as condition_number
@@ -28,7 +27,6 @@ from .finite.empirical import empirical_ntk as empirical_ntk
 from .finite.empirical import ntk_vector_product as ntk_vector_product
 from .finite.linearize import linearize as linearize
 from .finite.linearize import taylor_expand as taylor_expand
-from .finite.torch_models import from_torch as from_torch
 from .finite.train import train as train
 from .finite.train import train_ensemble as train_ensemble
 from .networks.activations import Abs as Abs
@@ -44,7 +42,6 @@ from .networks.convolution import AvgPool as AvgPool
 from .networks.convolution import Conv as Conv
 from .networks.convolution import Flatten as Flatten
 from .networks.convolution import GlobalAvgPool as GlobalAvgPool
-from .networks.gram import gram as gram
 from .networks.kernel import Kernel as Kernel
 from .networks.kernel import Layer as Layer
 from .networks.kernel import kernel as kernel
@@ -73,5 +70,8 @@ from .networks.smooth_activations import Hermite as Hermite
 from .networks.smooth_activations import Polynomial as Polynomial
 from .networks.smooth_activations import Rbf as Rbf
 from .networks.smooth_activations import Sin as Sin
-from .networks.store import open_store as open_store
+from .scale.gram import gram as gram
+from .scale.regression import kernel_regression as kernel_regression
+from .scale.store import open_store as open_store
+from .torch_models import from_torch as from_torch
 from .version import __version__ as __version__

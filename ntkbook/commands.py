@@ -19,12 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from .dynamics.regression import accuracy, kernel_regression, one_hot
 from .networks import activations, attention, convolution, layers, paths, quadrature, smooth_activations
-from .networks.blocks import Recomputed, blocks_at
-from .networks.gram import gram
 from .networks.kernel import Layer, program, tile_side
-from .networks.store import open_store, stored_side
+from .scale.blocks import Recomputed, blocks_at
+from .scale.gram import gram
+from .scale.regression import accuracy, kernel_regression, one_hot
+from .scale.store import open_store, stored_side
 
 # name -> (how it is read, what it means)
 SETTINGS: dict[str, tuple[Any, str]] = {

@@ -14,19 +14,19 @@ PACKAGE = ROOT / "ntkbook"
 # A file imports only from files above it; packages stand in this order too. A new file takes its place here; panels and
 # exercises are one floor each.
 ORDER = """
-version numerics checks pytrees openml data
+version numerics checks pytrees openml data torch_models
 networks
 networks/tiles networks/positions networks/signals networks/kernel networks/activations
 networks/smooth_activations networks/averages networks/quadrature networks/layers networks/paths networks/convolution
-networks/attention networks/blocks networks/disk_arrays networks/store networks/gram networks/moments
-networks/propagation
+networks/attention networks/moments networks/propagation
 finite
-finite/torch_models finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical
+finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical
 finite/history finite/descent finite/train
 dynamics
 dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
-dynamics/gaussian dynamics/ensemble dynamics/regression
-dynamics/evidence dynamics/fluctuations dynamics/learning_curves dynamics/report
+dynamics/gaussian dynamics/ensemble dynamics/evidence dynamics/fluctuations dynamics/learning_curves dynamics/report
+scale
+scale/blocks scale/disk_arrays scale/store scale/gram scale/regression
 interop/bridge interop/estimators interop/sklearn interop/gpytorch interop/tinygp interop
 neural_tangents/kernels neural_tangents/wiring neural_tangents/activations neural_tangents/stax
 neural_tangents/batching neural_tangents/empirical neural_tangents/predict

@@ -14,8 +14,8 @@ import pytest
 
 from ntkbook.finite.empirical import empirical_nngp, empirical_ntk, ntk_vector_product
 from ntkbook.finite.linearize import linearize, taylor_expand
-from ntkbook.finite.torch_models import from_torch
 from ntkbook.finite.train import train
+from ntkbook.torch_models import from_torch
 
 MISSING = [name for name in ("flax", "torch") if find_spec(name) is None]
 if MISSING and os.environ.get("NTKBOOK_REQUIRE_MODELS") != "1":

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ntkbook as nb
-from ntkbook.dynamics.regression import Whole, accuracy, kernel_regression, one_hot, pivoted_cholesky
-from ntkbook.networks.blocks import Recomputed
+from ntkbook.scale.blocks import Recomputed
+from ntkbook.scale.regression import Whole, accuracy, kernel_regression, one_hot, pivoted_cholesky
 
 NET = nb.serial(nb.Dense(8, 1.4, 0.3), nb.Erf(), nb.Dense(1))
 RANDOM = np.random.default_rng(0)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import ntkbook as nb
-from ntkbook.networks import store as stores
-from ntkbook.networks.blocks import Recomputed
 from ntkbook.pytrees import pytree, static
+from ntkbook.scale import store as stores
+from ntkbook.scale.blocks import Recomputed
 
 HERE = Path(__file__).parent
 NET = nb.serial(nb.Dense(8, 1.4, 0.1), nb.Relu(), nb.Dense(1))
@@ -224,7 +224,7 @@ def test_what_is_no_store_is_said(tmp_path):
 
 NURSERY = """
 import json, os, random, signal, sys, time
-import numpy as np, jax, jax.numpy as jnp, ntkbook as nb, ntkbook.networks.store as stores
+import numpy as np, jax, jax.numpy as jnp, ntkbook as nb, ntkbook.scale.store as stores
 from pathlib import Path
 from typing import Any
 

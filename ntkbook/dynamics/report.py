@@ -19,7 +19,6 @@ from .. import checks
 from ..finite.empirical import empirical_ntk
 from ..finite.functions import Examples, prepare
 from ..finite.linearize import moves
-from ..finite.torch_models import TorchFunction
 from ..pytrees import pytree, static
 from .gradient import max_learning_rate
 from .spectrum import condition_number, effective_rank, kernel_distance, label_alignment, spectrum
@@ -158,7 +157,7 @@ def _shares(f, params, x):
     """(names, shares) of the layers: parameters that stand together in the tree, or under one prefix of a module."""
     names = [_layer_of(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if moves(leaf)]
     layers = tuple(dict.fromkeys(names))
-    if isinstance(f, TorchFunction):
+    if hasattr(f, "own_part"):  # a model that JAX cannot differentiate
         sizes = [_trace_of_part(f, params, {n for n in params if _layer_of((n,)) == layer}, x) for layer in layers]
     else:
         row, theta, _ = prepare(f, params, x)
@@ -185,4 +184,4 @@ def _squares(row, theta, x):
 
 def _trace_of_part(f, params, names, x):
     part = {name: params[name] for name in names}
-    return float(np.trace(empirical_ntk(f.part(params, names), part, x)))
+    return float(np.trace(empirical_ntk(f.own_part(params, names), part, x)))

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..networks.activations import Relu
-from ..networks.gram import gram
 from ..networks.kernel import Layer
 from ..networks.layers import Dense, serial
 from ..pytrees import tunable, with_tunable
+from ..scale.gram import gram
 
 ENTRIES = 2**22  # of one matrix that is made in one piece; images count each pair of positions
 

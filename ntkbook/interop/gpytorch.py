@@ -24,8 +24,8 @@ except ImportError as error:
     ) from error
 
 from .. import checks
-from ..networks.gram import gram
 from ..networks.kernel import Layer
+from ..scale.gram import gram
 from . import bridge
 
 

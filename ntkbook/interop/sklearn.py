@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
 from .. import checks
-from ..networks.gram import gram
+from ..scale.gram import gram
 from . import bridge
 
 

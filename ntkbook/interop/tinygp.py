@@ -11,8 +11,8 @@ except ImportError as error:
         "Install it: pip install tinygp"
     ) from error
 
-from ..networks.gram import gram
 from ..networks.kernel import Layer
+from ..scale.gram import gram
 
 
 class NTKKernel(Kernel):

@@ -1,6 +1,6 @@
 """Matrices of all pairs of two sets, tile by tile: any number of points, bounded memory, half of the work if symmetric.
 
-`kernel.py` uses it by itself for many points, `gram.py` with choices of yours.
+`kernel.py` uses it by itself for many points, `scale/gram.py` with choices of yours.
 """
 
 import os

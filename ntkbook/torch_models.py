@@ -1,7 +1,7 @@
 """PyTorch modules, for the finite-width functions that take any f(params, x): results are numpy arrays.
 
 `from_torch` turns a module into such an f and its parameters. f brings its own derivatives, by `torch.func`, as methods
-whose names begin with `own_`; nothing here is imported by the rest. PyTorch is optional and is imported on first use.
+whose names begin with `own_`; no file here imports this one. PyTorch is optional and is imported on first use.
 The page "Bring your own model" uses it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import checks
+from . import checks
 
 METHODS = ("auto", "jacobian", "vector_product")
 
@@ -103,7 +103,7 @@ class TorchFunction:
         as_complex = _torch().view_as_complex
         return {name: as_complex(p) if self.dtypes[name].is_complex else p for name, p in theta.items()}
 
-    def part(self, params: Any, names: set[str]) -> "TorchFunction":
+    def own_part(self, params: Any, names: set[str]) -> "TorchFunction":
         """The function of the parameters of these names alone; the others stay as they are in `params`."""
         fixed = {name: p for name, p in self.as_params(self.theta(params)).items() if name not in names}
         dtypes = {name: dtype for name, dtype in self.dtypes.items() if name in names}

@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from .. import checks
-from .kernel import WORDS, KeepsPositions, Layer, checked, compute
+from ..networks.kernel import WORDS, KeepsPositions, Layer, checked, compute
+from ..networks.tiles import rows_on
 from .store import fill
-from .tiles import rows_on
 
 
 def gram(
@@ -39,7 +39,7 @@ def gram(
     of one device to the last bit: each is computed by the same program.
 
     With a `store`, a folder, the result is on disk and nowhere else, as something that reads like an array and has
-    products (`networks.store.Stored`). Each tile is written whole and noted with its checksum: the same call after a
+    products (`scale.store.Stored`). Each tile is written whole and noted with its checksum: the same call after a
     stop, of whatever kind, goes on from there, and ends with the same bits. A name that ends in .zarr is a Zarr array,
     by TensorStore (`pip install "ntkbook[store]"`), any other a file of NumPy. There `tile` is that of the store,
     1024 or 128 with positions, or what keeps the tiles in work within `memory` bytes; the processes of

@@ -21,11 +21,11 @@ import jax
 import numpy as np
 
 from .. import checks
+from ..networks.kernel import WORDS, KeepsPositions, Layer, block_of, on_host, program
+from ..networks.tiles import spread
 from ..version import __version__
 from .blocks import Blocks, blocks_at
 from .disk_arrays import array_on_disk
-from .kernel import WORDS, KeepsPositions, Layer, block_of, on_host, program
-from .tiles import spread
 
 ABOUT = "about.json"
 SIDE = {True: 1024, False: 128}  # of a stored block, for flat data and for data with positions, where pairs cost more

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from .kernel import WORDS, Layer, block_of, checked, compute, on_host, tile_side
-from .tiles import spread, tiled
+from ..networks.kernel import WORDS, Layer, block_of, checked, compute, on_host, tile_side
+from ..networks.tiles import spread, tiled
 
 
 class Blocks:

@@ -14,9 +14,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import warn
-from ..networks.blocks import Blocks
+from ..dynamics.large import krylov_flow
 from ..pytrees import one_line
-from .large import krylov_flow
+from .blocks import Blocks
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def kernel_regression(
 ) -> Regression:
     """alpha = (K + noise)^{-1} y, or what gradient flow has made of it at time t, for kernels larger than memory.
 
-    `k_train_train` is what `gram(..., store=)` and `open_store` give, `networks.blocks.Recomputed(net, x)` for no disk
+    `k_train_train` is what `gram(..., store=)` and `open_store` give, `scale.blocks.Recomputed(net, x)` for no disk
     at all, or an array (n, n). Products are sums in double precision, whatever the kernel's. `rank` is that of the
     preconditioner, which takes n * rank * 8 bytes; 4 sqrt(n) by default, 0 for none. Targets are (n,) or (n, o), and
     all columns share each product; `result.towards(y)` solves for others with the same preconditioner, `start` are
