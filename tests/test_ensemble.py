@@ -1,6 +1,8 @@
 """Gaussian processes over time: against scipy's matrix functions, brute force, stored values of neural-tangents."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import jax
@@ -324,6 +326,38 @@ def test_products_are_made_once_and_derivatives_in_time_use_them():
     assert all(a is b for a, b in zip((at.turned, made.dynamics, made.turned), products))
     train = lambda t: made.predict(t).covariance[0, 1] + made.predict(t).mean[0]
     np.testing.assert_allclose(jax.grad(train)(0.5), (train(0.5001) - train(0.4999)) / 2e-4, rtol=1e-6)
+
+
+def test_the_last_points_are_remembered_and_no_others():
+    calls = []
+
+    def counted(x1, x2):
+        calls.append(x1.shape)
+        return nb.kernel(NET, x1, x2)
+
+    made, plain = ensemble(counted, X, Y, noise=0.1), ensemble(NET, X, Y, noise=0.1)
+    mutable, first = np.array(X_TEST), made.predict(2.0, X_TEST)
+    held = jnp.asarray(X_TEST)
+    jax.jit(lambda t: made.predict(t, held).mean)(1.0)
+    products = made.at(mutable).turned
+    assert made.at(X_TEST).turned is products and len(calls) == 3
+    np.testing.assert_array_equal(made.predict(2.0, mutable).covariance, first.covariance)
+    mutable[0] += 0.5
+    moved = made.predict(2.0, mutable)
+    assert len(calls) == 5
+    np.testing.assert_allclose(moved.mean, plain.predict(2.0, np.array(mutable)).mean, rtol=1e-12)
+    np.testing.assert_allclose(made.predict(2.0, X_TEST).mean, first.mean, rtol=1e-12)
+    alive = weakref.ref(made)
+    gc.disable()
+    try:
+        del made
+        assert alive() is None  # no circle keeps its matrices
+    finally:
+        gc.enable()
+    by_point = lambda x: plain.predict(2.0, x).mean.sum()  # a point that is differentiated is none that is remembered
+    slope = jax.grad(by_point)(jnp.asarray(X_TEST))[0, 0]
+    step = np.eye(*X_TEST.shape)[:1] * 1e-5 * np.eye(len(X_TEST))[:, :1]
+    np.testing.assert_allclose(slope, (by_point(X_TEST + step) - by_point(X_TEST - step)) / 2e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,32 @@ def test_extreme_eigenvalues_are_those_of_all(monkeypatch):
     np.testing.assert_allclose(slope, (up - down) / 2e-4, rtol=1e-5)
 
 
+def test_the_largest_eigenvalue_is_never_missed(monkeypatch):
+    """Spectra that are hard for Lanczos, a start that cannot see the largest, and a search that ends too early."""
+    from ntkbook.dynamics import spectrum
+
+    monkeypatch.setattr(spectrum, "_DIRECT", 20)
+    n, start = 61, np.asarray(jax.random.normal(jax.random.key(0), (61,), jnp.float64))
+    Q, _ = np.linalg.qr(np.stack([start, *RNG.normal(size=(n - 1, n))], 1))  # all but the first are orthogonal to it
+    unseen = np.linspace(1, 2, n)[::-1].copy()
+    unseen[:2] = 1.5, 3.0
+    spectra = [1 + 1e-9 * np.arange(n), np.repeat([3.0, 1.0], [5, n - 5]), np.logspace(-14, 0, n), unseen]
+    kernels = [Q * eigenvalues @ Q.T for eigenvalues in spectra] + [np.zeros((n, n))]
+    for k in kernels:
+        k = (k + k.T) / 2
+        for one in (k, k.astype(np.float32)):
+            close = dict(rtol=1e-11 if one.dtype == np.float64 else 3e-5)
+            np.testing.assert_allclose(2 / nb.max_learning_rate(one), np.linalg.eigvalsh(k)[-1], **close)
+    monkeypatch.setattr(spectrum, "_CHUNK", 1)
+    monkeypatch.setattr(spectrum, "_CHUNKS", 2)
+    hurried = np.diag(np.linspace(1, 2, n + 1))
+    np.testing.assert_allclose(2 / jax.jit(nb.max_learning_rate)(hurried), 2, rtol=1e-12)
+    with pytest.raises(ValueError, match="positive semi-definite"):
+        nb.max_learning_rate(np.diag(np.r_[np.linspace(1, 2, n + 1), -1e-3]))
+    for k in ([[3.0]], [[0.0]], [[2.0, 1.0], [1.0, 2.0]]):
+        np.testing.assert_allclose(2 / nb.max_learning_rate(np.array(k)), np.linalg.eigvalsh(k)[-1])
+
+
 def test_a_warning_stands_at_the_line_that_asked():
     flow = gradient_flow(np.ones((2, 2)), np.ones(2))
     made = nb.ensemble_from_kernels(np.ones((2, 2)), np.ones(2))

@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from .. import checks
-from ..networks.kernel import Layer, kernel
+from ..networks.kernel import Layer, kernel, nngp
+from ..numerics import safe_sqrt
 from ..pytrees import pytree, static
 from .gaussian import (
     Gaussian,
@@ -30,14 +31,14 @@ from .gaussian import (
 )
 from .gradient import Dynamics, gradient_flow
 from .protocol import checked_times, kernel_at, one_number, rate_of, train_kernel
-from .spectrum import refuse_indefinite
+from .spectrum import rank_tolerance, refuse_indefinite
 
 
 def lazy(make: Callable) -> Any:
     """A property computed at its first use, outside of any `jit` that runs then, and kept if its object is concrete."""
 
     def get(self):
-        kept = self.__dict__
+        kept = self.__dict__.setdefault("kept", {})
         if make.__name__ in kept:
             return kept[make.__name__]
         if not checks.is_concrete(self):
@@ -69,7 +70,12 @@ class Ensemble:
 
     @lazy
     def start(self):
-        """((n, n) B with B B^T = nngp, is it triangular): by Cholesky, ten times faster, or by eigenvectors."""
+        """((n, n) B with B B^T = nngp, is it triangular): by Cholesky, ten times faster, or by eigenvectors.
+
+        The last layer's kernel is the NNGP (plus noise), whose eigenvectors are known.
+        """
+        if self.train == "last_layer":
+            return self.dynamics.modes * self._diagonal()[None], False
         root, is_safe = cholesky(self.nngp)
         if checks.is_concrete(is_safe) and is_safe:
             return root, True
@@ -79,9 +85,9 @@ class Ensemble:
 
     @lazy
     def turned(self):
-        """Q^T B and Q^T y, with Q the eigenvectors of the training kernel."""
+        """Q^T B, or its diagonal for the last layer, and Q^T y, with Q the eigenvectors of the training kernel."""
         Q = self.dynamics.modes
-        return Q.T @ self.start[0], Q.T @ self.y.reshape(len(Q), -1)
+        return self._diagonal() if self.train == "last_layer" else Q.T @ self.start[0], Q.T @ self.y.reshape(len(Q), -1)
 
     @lazy
     def posterior_root(self):
@@ -96,7 +102,7 @@ class Ensemble:
         mean = A y,  covariance = K_xx - A K_Xx - K_xX A^T + A (K_XX + noise) A^T,
         A = k(x, X) gain_t(k(X, X) + noise),  with K the NNGP, and k the NTK (the NNGP for the last layer)
 
-        t is a number or an array (T,), inf included. For many calls at the same points, take `at(x_test)` once.
+        t is a number or an array (T,), inf included. The products for the points of the last call are remembered.
 
         Raises:
             TypeError, ValueError: for times that are negative, or inputs with other features.
@@ -107,17 +113,32 @@ class Ensemble:
         return self.at(x_test).predict(t, covariance=covariance)
 
     def at(self, x_test: ArrayLike | None = None) -> "Conditioned":
-        """The ensemble at given points: what does not depend on time is computed once, when it is first needed."""
+        """The ensemble at given points: what does not depend on time is computed once, when it is first needed.
+
+        The last points are remembered, if they are no more than those of training; that takes less than the ensemble.
+        """
         if x_test is None:
             return Conditioned(self, None, None, None)
         if self.net is None:
             raise ValueError("Expected kernels, got inputs: this ensemble was made from matrices. Use at_kernels(...).")
-        x_test = checks.as_array(x_test, "x_test")
+        given, x_test = x_test, checks.as_array(x_test, "x_test")
         if x_test.shape[1:] != self.x_train.shape[1:]:
             raise ValueError(
                 f"Expected x_test with the features of x_train, {self.x_train.shape[1:]}, got shape {x_test.shape}."
             )
-        return self.at_kernels(kernels_of(self.net, x_test, self.x_train), kernels_of(self.net, x_test).nngp)
+        memory = self.__dict__.get("last")
+        if memory and checks.is_concrete(x_test) and _is_same(memory[0], x_test):
+            found = Conditioned(self, *memory[1])
+            found.__dict__["kept"] = memory[2]
+            return found
+        cross = kernels_of(self.net, x_test, self.x_train, self.train)
+        found = self.at_kernels(cross, kernels_of(self.net, x_test, None, "last_layer"))
+        if checks.is_concrete(found, x_test) and len(x_test) <= len(self.x_train):
+            parts = found.k, found.nngp_test_train, found.nngp_test
+            # not `found` itself, which holds this ensemble: a circle of large arrays would wait for the collector
+            mine = x_test if x_test is given else jnp.array(x_test, copy=True)  # numpy's memory may change
+            self.__dict__["last"] = (mine, parts, found.__dict__.setdefault("kept", {}))
+        return found
 
     def at_kernels(self, k_test_train: Any, k_test_test: Any = None) -> "Conditioned":
         """The ensemble at points given by their kernels with the training points, (m, n), and among themselves, (m, m).
@@ -135,7 +156,17 @@ class Ensemble:
         return Conditioned(self, k, cross, own)
 
     def _noisy_kernel(self):
-        return self.k + self.noise * jnp.eye(len(self.k), dtype=self.k.dtype)
+        return _plus(self.k, self.noise)
+
+    def _diagonal(self):
+        eigenvalues = self.dynamics.eigenvalues
+        left = eigenvalues - self.noise
+        return safe_sqrt(jnp.where(left > rank_tolerance(eigenvalues[0], len(left)), left, 0))
+
+
+@jax.jit
+def _plus(k, noise):
+    return k + noise * jnp.eye(len(k), dtype=k.dtype)
 
 
 @pytree
@@ -220,7 +251,8 @@ def ensemble(
     Lee et al. 2019, section 2.3; noisy targets: Matthews et al. 2017; derived in notebook 06.
     """
     x_train = checks.as_array(x_train, "x_train")
-    both = kernels_of(net, x_train)
+    checks.one_of(train, "train", tuple(KERNELS))
+    both = kernels_of(net, x_train, None, train)
     made = ensemble_from_kernels(both, y_train, lr=lr, reduction=reduction, train=train, noise=noise)
     return Ensemble(net, x_train, made.nngp, made.k, made.y, made.lr, made.noise, train)
 
@@ -257,11 +289,21 @@ def ensemble_from_kernels(
     return Ensemble(None, None, nngp, k, y, rate_of(lr, reduction, y), one_number(noise, "noise", k.dtype), train)
 
 
-def kernels_of(net: Any, x1: Array, x2: Array | None = None) -> Any:
-    """Something with `.nngp` and `.ntk` (or one matrix) from a network, or from any function k(x1, x2)."""
+def kernels_of(net: Any, x1: Array, x2: Array | None = None, train: str = "all") -> Any:
+    """Something with `.nngp` and `.ntk` (or one matrix) from a network, or from any function k(x1, x2).
+
+    The last layer needs no NTK, and gets one matrix from a network.
+    """
     if isinstance(net, Layer) or not callable(net):
-        return kernel(net, x1, x2)
+        return nngp(net, x1, x2) if train == "last_layer" else kernel(net, x1, x2)
     return net(x1, x1 if x2 is None else x2)
+
+
+def _is_same(x1, x2):
+    if x1 is x2 or (x1.shape, x1.dtype) != (x2.shape, x2.dtype):
+        return x1 is x2
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.array_equal(x1, x2))
 
 
 def _pair(kernels, train):

@@ -82,7 +82,7 @@ class System:
 @jax.jit
 def cholesky(k: Array) -> tuple[Array, Array]:
     """(the triangular root, is it safe): not where a pivot is rounding; the root is zero then."""
-    root = jnp.linalg.cholesky(k)
+    root = jax.lax.linalg.cholesky(k, symmetrize_input=False)
     pivots = jnp.square(jnp.diagonal(root))
     is_safe = pivots.min() > 1e3 * rank_tolerance(pivots.max(), len(k))  # False for NaN
     return jnp.where(is_safe, root, 0), is_safe
@@ -98,6 +98,11 @@ def eigenroot(k: Array, size: Any = None) -> Array:
 def _square(root):
     product = root @ root.T
     return (product + product.T) / 2  # not every product routine gives B B^T equal halves, to the last bit
+
+
+def _times_root(A, R):
+    """A R, with R a matrix, or the diagonal of one: that of the last layer, whose kernel is the NNGP itself."""
+    return A * R[None] if R.ndim == 1 else A @ R
 
 
 def _psd(difference, own):
@@ -209,10 +214,10 @@ def _covariance(system, products, t):
     (kQ, R, _), conditional = products
     g, keep = _filters(system, t)
     if system.k is None:
-        root, A, rest = kQ @ (keep[:, None] * R), kQ * (1 - keep)[None], 0
+        root, A, rest = _times_root(kQ * keep[None], R), kQ * (1 - keep)[None], 0
     else:
         (explained, rest), A = conditional, kQ * (g / system.dynamics.scale)[None]
-        root = explained - A @ R
+        root = explained - _times_root(A, R)
     of_noise = lambda: system.noise * _square(A)
     none = lambda: jnp.zeros((len(A), len(A)), A.dtype)
     return _square(root) + rest + jax.lax.cond(system.noise > 0, of_noise, none)

@@ -20,7 +20,7 @@ from .. import checks
 from ..pytrees import pytree, static
 from .filters import FlowClock, StepClock, apply_mode_function, decay, gain
 from .protocol import Training, flat_kernel, one_number, rate_of, train_kernel
-from .spectrum import eigenmodes, extreme_eigenvalues, largest_eigenvalue, refuse_indefinite, unit_of, warn_of_rank
+from .spectrum import eigenmodes, eigenvalues_of, largest_eigenvalue, refuse_indefinite, unit_of, warn_of_rank
 
 DENSE_LIMIT = 5000  # rows; the eigendecomposition takes about half a minute there, on two cores
 
@@ -198,7 +198,8 @@ def critical_learning_rate(k: ArrayLike, *, reduction: str = "sum") -> Float[Arr
     0.5
     """
     k, n = _kernel_and_count(k, reduction)
-    return 2 * n / extreme_eigenvalues(k).sum()
+    eigenvalues = eigenvalues_of(k)
+    return 2 * n / (eigenvalues[0] + eigenvalues[-1])
 
 
 def _kernel_and_count(k, reduction):

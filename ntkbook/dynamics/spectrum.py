@@ -5,13 +5,10 @@ room turns kernels into modes, time constants, principal components and measures
 and knows no networks. Notebooks 05 and 07 use it.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse.linalg import lobpcg_standard
-from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -149,58 +146,67 @@ def _eigenvalues(k):
 
 def largest_eigenvalue(k: Float[Array, "n n"]) -> Float[Array, ""]:
     """The largest eigenvalue of a kernel matrix, without the others. Raises ValueError for an indefinite one."""
-    return _told(_extremes(False, k))[0]
+    largest = _largest(k)
+    refuse_indefinite(largest, "k")
+    return largest
 
 
-def extreme_eigenvalues(k: Float[Array, "n n"]) -> Float[Array, "2"]:
-    """The largest and the smallest eigenvalue of a kernel matrix, without the others."""
-    return _told(_extremes(True, k))
+_DIRECT, _CHUNK, _CHUNKS = 256, 24, 8  # rows up to which all eigenvalues are as fast; steps between looks, looks
 
 
-def _told(eigenvalues):
-    refuse_indefinite(eigenvalues, "k")
-    return eigenvalues
+@jax.custom_jvp
+@jax.jit
+def _largest(k):
+    """By Lanczos, and by all eigenvalues where what it found is not proved to be the largest, or none negative.
 
-
-_DIRECT = 256  # rows up to which all eigenvalues are as fast
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-@partial(jax.jit, static_argnums=0)
-def _extremes(with_smallest, k):
-    """(largest, smallest) by LOBPCG (Knyazev 2001) on K and its inverse; by all eigenvalues where that is not safe.
-
-    A Cholesky factor is the proof that no eigenvalue is negative, and makes the products with the inverse.
+    The proofs are Cholesky factors, of K and of lambda - K, shifted by rounding: only positive ones have them.
     """
-    ends = lambda: _eigenvalues(k)[jnp.array([0, -1])]
-    n = len(k)
+    n, by_all = len(k), lambda: _eigenvalues(k)[0]
     if n <= _DIRECT:
-        return ends()
+        return by_all()
     unit = unit_of(k)
-    shift = 0 if with_smallest else float(jnp.finfo(k.dtype).eps) ** 0.5
-    root = jnp.linalg.cholesky(k / unit + shift * jnp.eye(n, dtype=k.dtype))
-    largest, is_found = _dominant(lambda v: (k / unit) @ v, n, k.dtype)
-    smallest = jnp.zeros_like(largest)
-    if with_smallest:
-        inverse, is_found_too = _dominant(lambda v: cho_solve((root, True), v), n, k.dtype)
-        smallest = 1 / inverse
-        is_found &= is_found_too & (smallest > 1e3 * rank_tolerance(largest, n))
-    is_safe = is_found & jnp.isfinite(root[-1, -1])
-    return jax.lax.cond(is_safe, lambda: jnp.stack([largest, smallest]) * unit, ends)
+    scaled, eye = k / unit, jnp.eye(n, dtype=k.dtype)
+    largest = _lanczos(scaled)
+    is_positive = lambda m: jnp.isfinite(jax.lax.linalg.cholesky(m, symmetrize_input=False)[-1, -1])
+    is_bound = lambda: is_positive((largest + rank_tolerance(largest, n)) * eye - scaled)
+    is_psd = is_positive(scaled + float(jnp.finfo(k.dtype).eps) ** 0.5 * eye)
+    return jax.lax.cond(jax.lax.cond(is_psd, is_bound, lambda: False), lambda: largest * unit, by_all)
 
 
-@_extremes.defjvp
-def _(with_smallest, primals, tangents):
-    return _extremes(with_smallest, *primals), jax.jvp(_eigenvalues, primals, tangents)[1][jnp.array([0, -1])]
+@_largest.defjvp
+def _(primals, tangents):
+    return _largest(*primals), jax.jvp(_eigenvalues, primals, tangents)[1][0]
 
 
-def _dominant(product, n, dtype):
-    """(the largest eigenvalue, is it exact to rounding) of a symmetric product."""
-    start = jax.random.normal(jax.random.key(0), (n, 2), dtype)
-    precision = float(jnp.finfo(dtype).eps) * n
-    values, vectors, _ = lobpcg_standard(product, start, 100, tol=precision)
-    gap = jnp.linalg.norm(product(vectors[:, :1])[:, 0] - values[0] * vectors[:, 0])
-    return values[0], gap <= 10 * precision * values[0]
+def _lanczos(k):
+    """An eigenvalue of K from below: the largest in a Krylov space that grows until it stands still (Lanczos 1950)."""
+    n, steps, eps = len(k), _CHUNK * _CHUNKS, float(jnp.finfo(k.dtype).eps)
+
+    def step(i, carry):
+        basis, next_one, diagonal, beside = carry  # (steps, n) rows of the basis; the tridiagonal K in it
+        basis = basis.at[i].set(next_one)
+        w = k @ next_one
+        diagonal = diagonal.at[i].set(next_one @ w)
+        for _ in range(2):  # orthogonal to all before it, and once more for what cancelled
+            w = w - (basis @ w) @ basis
+        length = jnp.linalg.norm(w)
+        is_new = length > n * eps * jnp.abs(diagonal).max()  # if not, the space is whole: nothing follows
+        next_one = jnp.where(is_new, w / jnp.where(is_new, length, 1), 0)
+        return basis, next_one, diagonal, beside.at[i].set(jnp.where(is_new, length, 0))
+
+    def chunk(state):
+        i, carry, largest, _ = state
+        carry = jax.lax.fori_loop(i, i + _CHUNK, step, carry)
+        beside = carry[3][:-1]
+        T = jnp.diag(carry[2]) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
+        return i + _CHUNK, carry, jnp.linalg.eigvalsh(T)[-1], largest
+
+    start = jax.random.normal(jax.random.key(0), (n,), k.dtype)
+    zeros = jnp.zeros(steps, k.dtype)
+    carry = jnp.zeros((steps, n), k.dtype), start / jnp.linalg.norm(start), zeros, zeros
+    goes_on = lambda state: (state[0] < steps) & (state[2] - state[3] > n * eps * state[2] / 10)
+    first = chunk((0, carry, zeros[0], zeros[0]))
+    return jax.lax.while_loop(goes_on, chunk, first)[2]
 
 
 def effective_rank(k: ArrayLike, *, kind: str = "entropy") -> Float[Array, ""]:
@@ -232,9 +238,9 @@ def condition_number(k: ArrayLike) -> Float[Array, ""]:
     Raises:
         TypeError, ValueError: as `spectrum`; ValueError for a kernel that is zero.
     """
-    largest, smallest = extreme_eigenvalues(checks.as_kernel_matrix(k, "k"))
-    _not_zero(largest, "k")
-    return largest / smallest
+    eigenvalues = eigenvalues_of(k)
+    _not_zero(eigenvalues[0], "k")
+    return eigenvalues[0] / eigenvalues[-1]
 
 
 @pytree
