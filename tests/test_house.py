@@ -17,8 +17,8 @@ ORDER = """
 version numerics checks pytrees openml data torch_models
 networks
 networks/tiles networks/positions networks/signals networks/kernel networks/activations
-networks/smooth_activations networks/averages networks/quadrature networks/layers networks/paths networks/convolution
-networks/attention networks/moments networks/propagation
+networks/smooth_activations networks/averages networks/mehler networks/quadrature networks/layers networks/paths
+networks/convolution networks/attention networks/moments networks/propagation
 finite
 finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical
 finite/history finite/descent finite/train

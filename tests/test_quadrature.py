@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 import ntkbook as nb
 from ntkbook.networks.averages import TRIED, VALUE_AND_SLOPE, averages, averages_of_one, errors_tried
+from ntkbook.networks.mehler import averages_of_smooth, chunks_needed
 
 POINTS = np.array(
     [(1.0, 1.5, 0.6), (0.3, 2.0, -0.4), (4.0, 4.0, 3.9), (1.0, 1.0, 1.0), (1.0, 1.0, -1.0), (0.5, 0.0, 0.0)]
@@ -264,3 +265,44 @@ def test_near_points_keep_their_distance(scale):
     for act in (nb.Silu(), nb.Softplus()):
         _, _, distance = act.dual_at_distance(q, q * (1 + e) ** 2, q * (1 + e), q * e**2)
         assert float(jnp.asarray(distance)) == pytest.approx(0.5 * scale**2 * e**2, rel=1e-3)
+
+
+# Where a series is as exact -------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def series_alone(q, k):
+    lost = lambda *pairs: (jnp.full_like(k, jnp.nan),) * 2
+    return jnp.stack(averages_of_smooth(jnp.tanh, VALUE_AND_SLOPE, lost, q, q, k))
+
+
+@pytest.mark.parametrize("dtype, border, bound", [("float64", 5.5, 3e-13), ("float32", 20.0, 2e-6)])
+def test_series_is_exact_up_to_its_border(dtype, border, bound):
+    """Below it neither part is lost; beyond it the rule in the plane goes on, within what it states."""
+    _, phi, slope = STATED["tanh"]
+    for q in (1e-8, 0.01, 1.0, 0.8 * border, 1.3 * border):
+        exact = np.array([oracles.dual(phi, slope, q, q, q * c) for c in COSINES]).T
+        size = np.array([[oracles.gaussian_average(lambda u, f=f: f(u) ** 2, q)] for f in (phi, slope)])
+        points = [jnp.asarray(a, dtype) for a in (np.full(7, q), q * COSINES)]
+        error = np.abs(np.asarray(series_alone(*points)) - exact) / size
+        assert (error <= bound).all() if q < border else np.isnan(error).all(), f"variance {q}: {error}"
+        error = np.abs(np.asarray(duals(nb.Tanh(), points[0], *points)) - exact) / size
+        assert error.max() <= max(bound, 1e-11), f"variance {q}: {error}"
+
+
+def test_series_refuses_what_its_nodes_may_miss():
+    """A bump a tenth wide is no smaller for a wide input; neither is the end of the nodes where exp is largest."""
+    bump = lambda x: x + 0.1 * jnp.exp(-100 * (x - 0.3) ** 2)
+    for phi, met, lost in ((bump, 0.01, (1.0, 1e4, 1e8, 1e20)), (jnp.exp, 4.0, (30.0, 100.0)), (jnp.abs, 0.0, (1.0,))):
+        chunks = jax.jit(lambda s, phi=phi: chunks_needed(phi, 1, s))
+        assert int(chunks(met**0.5)) > 0 and not any(int(chunks(q**0.5)) for q in lost)
+
+
+def test_one_program_on_both_sides_of_the_border():
+    """Mapped over scales, all choose together; each has the numbers and the slopes of its own call."""
+    x = jnp.array([[1.0, 0.0], [0.6, -0.8], [1.0, 1e-7]])
+    value = lambda W_std: nb.ntk(nb.serial(nb.Dense(1, W_std), nb.Tanh(), nb.Dense(1)), x)
+    both = jax.jit(lambda W_std: jax.jvp(value, (W_std,), (jnp.ones_like(W_std),)))
+    scales = jnp.array([0.1, 1.5, 20.0])
+    for mapped, alone in zip(jax.jit(jax.vmap(both))(scales), zip(*map(both, scales))):
+        np.testing.assert_allclose(mapped, alone, rtol=1e-9)

@@ -1,4 +1,5 @@
-"""Activations without a closed form: their duals are Gaussian averages by averages.py.
+"""Activations without a closed form: their duals are Gaussian averages by averages.py, or by mehler.py where phi is
+smooth and its series exact.
 
 Derivatives of smooth activations follow from Price's theorem, d E[f(u) g(v)] = E[f' g'] dk + E[f'' g] dq1 / 2
 + E[f g''] dq2 / 2: right, in any order, also where the angle between u and v has no slope.
@@ -17,6 +18,7 @@ from ..numerics import cosine, safe_sqrt, sine
 from ..pytrees import pytree, static
 from .activations import Activation, Pair
 from .averages import TRIED, VALUE_AND_SLOPE, averages, averages_of_one, errors_tried, is_elementwise, is_smooth
+from .mehler import averages_of_smooth
 
 
 def _raised(orders):
@@ -31,7 +33,8 @@ def _smooth(phi, orders, nodes, *pairs):
 
     @jax.custom_batching.custom_vmap
     def at(*pairs):
-        return averages(phi, orders, nodes, *pairs)
+        rule = partial(averages, phi, orders, nodes)
+        return rule(*pairs) if nodes else averages_of_smooth(phi, orders, rule, *pairs)
 
     @at.def_vmap
     def _(size, is_batched, *pairs):  # all choose their nodes together
