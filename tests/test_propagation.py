@@ -39,6 +39,13 @@ def test_critical_points():
         critical_W_std(nb.Relu(), 0.3)
 
 
+def test_the_edge_of_chaos_has_its_slope_in_the_bias():
+    edge, at, step = lambda b: critical_W_std(nb.Erf(), b), jnp.array([1e-4, 0.1, 0.5, 2.0]), 1e-5
+    slopes = jax.vmap(jax.grad(edge))(at)
+    np.testing.assert_allclose(slopes, (edge(at * (1 + step)) - edge(at * (1 - step))) / (2 * step * at), rtol=1e-6)
+    np.testing.assert_allclose(jax.jacfwd(edge)(0.5), slopes[2], rtol=1e-12)
+
+
 def erf_layer(W2, b2, q, c):
     """The closed form of Williams 1997, one layer at a time."""
     T = lambda k: 2 / np.pi * np.arcsin(2 * k / (1 + 2 * q))

@@ -104,7 +104,8 @@ def propagate(
 def critical_W_std(activation: Activation, b_std: ArrayLike) -> Float[Array, "..."]:
     """The W_std with chi_1 = 1 for each b_std: the edge of chaos, where signals travel deepest.
 
-    Solves b_std^2 = q - W_std^2 E[phi(u)^2] with W_std^2 = 1 / E[phi'(u)^2] for q, by bisection.
+    Solves b_std^2 = q - W_std^2 E[phi(u)^2] with W_std^2 = 1 / E[phi'(u)^2] for q, by bisection. Differentiable in the
+    bias but for b_std = 0, where its slope may be infinite and is given as 0.
 
     >>> print(f"{critical_W_std(Relu(), 0.0):.4f}")  # the square root of 2
     1.4142
@@ -236,5 +237,7 @@ def _critical(activation, b_std):
 
     low = jnp.full_like(b_std, float(np.log(1e-10)))
     low, high = jax.lax.fori_loop(0, 80, halve, (low, jnp.full_like(b_std, float(np.log(_UNBOUNDED)))))
-    q = jnp.exp((low + high) / 2)
+    unit = jnp.where(b_std > 0, b_std, 1) ** 2
+    excess = lambda log_q: (bias2(log_q) - b_std**2) / unit
+    q = jnp.exp(_differentiable_root(excess, (low + high) / 2, b_std > 0))
     return activation.variance(q)[1] ** -0.5, q
