@@ -14,7 +14,6 @@ from .dynamics.gradient import gradient_flow as gradient_flow
 from .dynamics.gradient import max_learning_rate as max_learning_rate
 from .dynamics.learning_curves import learning_curve as learning_curve
 from .dynamics.losses import function_flow as function_flow
-from .dynamics.report import report as report
 from .dynamics.spectrum import alignment as alignment
 from .dynamics.spectrum import condition_number as condition_number
 from .dynamics.spectrum import effective_rank as effective_rank
@@ -29,6 +28,7 @@ from .finite.linearize import linearize as linearize
 from .finite.linearize import taylor_expand as taylor_expand
 from .finite.train import train as train
 from .finite.train import train_ensemble as train_ensemble
+from .kernel_report import report as report
 from .networks.activations import Abs as Abs
 from .networks.activations import Erf as Erf
 from .networks.activations import Gelu as Gelu

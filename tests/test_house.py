@@ -24,7 +24,8 @@ finite/linearize finite/programs finite/functions finite/taps finite/layerwise f
 finite/history finite/descent finite/train
 dynamics
 dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
-dynamics/gaussian dynamics/ensemble dynamics/evidence dynamics/fluctuations dynamics/learning_curves dynamics/report
+dynamics/gaussian dynamics/ensemble dynamics/evidence dynamics/fluctuations dynamics/learning_curves
+kernel_report
 scale
 scale/blocks scale/disk_arrays scale/store scale/gram scale/regression
 interop/bridge interop/estimators interop/sklearn interop/gpytorch interop/tinygp interop

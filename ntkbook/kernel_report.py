@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .. import checks
-from ..finite.empirical import empirical_ntk
-from ..finite.functions import Examples, prepare
-from ..finite.linearize import moves
-from ..pytrees import pytree, static
-from .gradient import max_learning_rate
-from .spectrum import condition_number, effective_rank, kernel_distance, label_alignment, spectrum
+from . import checks
+from .dynamics.gradient import max_learning_rate
+from .dynamics.spectrum import condition_number, effective_rank, kernel_distance, label_alignment, spectrum
+from .finite.empirical import empirical_ntk
+from .finite.functions import Examples, prepare
+from .finite.linearize import moves
+from .pytrees import pytree, static
 
 
 @pytree
