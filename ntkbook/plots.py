@@ -274,7 +274,10 @@ def bars(ax: Axes, x: Any, heights: Any, meaning: str, *, width: Number = 0.8, *
 def image(
     ax: Axes, values: Any, *, limits: tuple[Number, Number] | None = None, cmap: str = "cividis", **look: Any
 ) -> Mark:
-    """A matrix as an image, first row on top: `set(values)`. Without `limits` the colours span what they show."""
+    """A matrix as an image, first row on top: `set(values)`. Without `limits` the colours span what they show.
+
+    The same values change nothing: one that lies below what moves (`zorder` below 1) is drawn once.
+    """
     values = np.asarray(values, dtype=float)
     # zorder 1: above the frame's background, so that it is part of what moves
     shown = ax.imshow(values, **{"cmap": cmap, "aspect": "equal", "interpolation": "nearest", "zorder": 1, **look})
@@ -286,8 +289,10 @@ def image(
 
     def move(values: Any) -> None:
         values = np.asarray(values, dtype=float)
-        shown.set_data(values)
-        shown.set_clim(*(limits or (float(values.min()), float(values.max()))))
+        ends = tuple(limits or (float(values.min()), float(values.max())))
+        if shown.get_clim() != ends or not np.array_equal(values, np.asarray(shown.get_array())):
+            shown.set_data(values)
+            shown.set_clim(*ends)
 
     move(values)
     return Mark((shown,), move)

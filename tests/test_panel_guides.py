@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import json
 import re
 
@@ -11,6 +12,7 @@ import pytest
 from demo_panel import at, build, curves, demo, reading, update
 from PIL import Image
 
+from ntkbook import plots
 from ntkbook.panel import Mission, Panel, Predict, link, slider
 from ntkbook.panel import panel as engine
 
@@ -319,6 +321,23 @@ def test_a_baked_panel_moves_two_controls_and_names_those_that_it_holds():
     time, switch = content["controls"]
     assert len(content["frames"]) == 2 * len(time["values"]) in (10, 12)
     assert switch["kind"] == "toggle" and switch["values"] == ["off", "on"] and switch["start"] == 1
+
+
+def test_a_point_is_where_the_picture_of_each_frame_shows_it():
+    controls = {"x": slider("x", -1, 1, 0.3), "y": slider("y", 0, 2, 2)}
+    build = lambda fig, data: plots.frame(plots.columns(fig)[0], "x", "y", xlim=(-1, 1), ylim=(0, 2)) or {}
+    compute = lambda x, y: {"here": np.array([x, y])}
+    panel = Panel(compute, build, lambda artists, data: None, controls, lambda data, state: "-", point="here")
+    baked = panel.bake(frames=32)
+    content = content_of(baked)
+    xs, ys = ([float(value) for value in control["values"]] for control in content["controls"])
+    assert baked.frames == len(xs) * len(ys) == len(content["places"]) == 32 and 0.3 in xs and ys[-1] == 2
+    (left, low), (right, high) = content["places"][0], content["places"][-1]
+    for (x, y), (u, v) in zip(itertools.product(xs, ys), content["places"]):
+        assert abs(u - (left + (right - left) * (x + 1) / 2)) < 1e-4  # straight axes, written out
+        assert abs(v - (low + (high - low) * y / 2)) < 1e-4
+    assert 0 < left < 0.2 and 0.8 < right < 1 and 0 < low < high < 1
+    assert content_of(panel.bake("x", frames=3))["places"] == []  # one control moves no point
 
 
 def test_a_baked_panel_is_a_picture_without_scripts_and_has_no_address_in_it(tmp_path):

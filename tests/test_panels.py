@@ -88,10 +88,10 @@ def test_words_are_there(name):
         assert len(label) <= 40
 
 
-def promised(caption, controls, baked):
+def promised(caption, controls, baked, point=""):
     """What a caption speaks of, and a page without a kernel does not have."""
     words = [control.label.lower() for name, control in controls.items() if name not in baked]
-    words += ["button", "preset", "the dot", "a point", "click"]
+    words += ["button", "preset", *(() if point else ("the dot", "a point", "click"))]
     words += [] if any(controls[name].is_toggle for name in baked) else ["tick"]
     return [word for word in words if re.search(rf"\b{re.escape(word)}\b", caption.lower())]
 
@@ -100,7 +100,7 @@ def promised(caption, controls, baked):
 def test_a_caption_without_a_kernel_promises_what_is_there(name):
     spec = panel_of(name).spec
     assert len(spec.baked) == min(2, len(spec.controls)) and not spec.controls[spec.baked[0]].is_toggle
-    assert promised(spec.baked_caption or spec.caption, spec.controls, spec.baked) == []
+    assert promised(spec.baked_caption or spec.caption, spec.controls, spec.baked, spec.point) == []
 
 
 def test_a_promise_is_seen():
@@ -108,6 +108,7 @@ def test_a_promise_is_seen():
     controls = spec.controls
     assert promised("Press the button, tick trained.", controls, ("step", "rate")) == ["button", "tick"]
     assert promised("Drag a point, or click.", controls, ("step", "rate")) == ["a point", "click"]
+    assert promised("Drag a point, or click.", controls, ("step", "rate"), "here") == []
     assert promised("Then move momentum β.", controls, ("step", "rate")) == ["momentum β"]
     assert promised("Then move momentum β.", controls, ("step", "momentum")) == []
 

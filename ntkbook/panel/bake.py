@@ -1,7 +1,8 @@
 """A panel without a kernel: frames over a grid of one or two controls, in one piece of HTML that needs nothing else.
 
 The markup holds only a picture and its reading, which is what a reader sees where scripts do not run. The script hides
-nothing that worked: it adds the sliders, and lays frames over a background with the axes, which is stored once.
+nothing that worked: it adds the sliders, and lays frames over a background with the axes, which is stored once. Where
+a panel names a point, the reader drags it over the picture: from frame to frame, to the one whose point is nearest.
 """
 
 import base64
@@ -62,13 +63,14 @@ def bake(spec: PanelSpec, state: Mapping[str, float], names: Sequence[str], fram
     moves = [spec.computed({**state, **setting}) for setting in settings]
     controls = [_described(spec.controls[name], grid, state[name]) for name, grid in zip(names, grids)]
     arrays, readings = [data for data, _ in moves], [line for _, line in moves]
+    places = _places(spec, arrays) if set(names) == set(spec.baked) else []
     for density, colours in QUALITIES:
         picture = Picture(spec, arrays[0], density=density)
         sample = arrays[:: max(1, len(arrays) // 4)]
         size = sum(map(len, _encoded(picture, sample, colours)[0])) * len(arrays) / len(sample)
         if size > budget:
             continue  # a few frames are enough to know
-        made = _fragment(spec, state, names, controls, readings, *_encoded(picture, arrays, colours))
+        made = _fragment(spec, state, names, controls, readings, places, *_encoded(picture, arrays, colours))
         size = len(made)
         if size <= budget:
             return Baked(made, tuple(names), len(settings))
@@ -90,8 +92,10 @@ def _shares(controls: Sequence[Control], frames: int) -> list[int]:
 
 def _values(control: Control, present: float, at_most: int) -> list[float]:
     """Values along a control, among them the present one, with which the slider starts."""
-    indices = {round(i) for i in np.linspace(0, control.steps, min(control.steps + 1, at_most))}
-    return sorted({control.value_at(i) for i in indices - {control.index_of(present)}} | {present})
+    indices, start = {round(i) for i in np.linspace(0, control.steps, at_most)}, control.index_of(present)
+    inner = sorted(indices - {0, control.steps}, key=lambda i: abs(i - start))
+    gone = {start} if start in indices else set(inner[:1])  # the nearest gives its place
+    return sorted({control.value_at(i) for i in indices - gone} | {present})
 
 
 def _encoded(picture: Picture, moves: Sequence[Any], colours: int | None) -> tuple[list[str], list[str], list[int]]:
@@ -110,6 +114,15 @@ def _layers(picture: Picture, moves: Sequence[Any]) -> Iterator[tuple[np.ndarray
     for data in moves:
         picture.move(data)
         yield picture.layers()
+
+
+def _places(spec: PanelSpec, arrays: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Where the point to drag is in each frame, as shares of the picture from its lower left; none without one."""
+    if not spec.point:
+        return []
+    picture = Picture(spec, arrays[0], density=1.0)
+    picture.rgba()  # an aspect is applied by drawing
+    return [picture.place_of(*data[spec.point]) for data in arrays]
 
 
 def _small(rgba: np.ndarray, colours: int | None) -> str:
@@ -146,6 +159,7 @@ def _fragment(
     names: Sequence[str],
     controls: Sequence[dict[str, Any]],
     readings: Sequence[str],
+    places: Sequence[Sequence[float]],
     frames: Sequence[str],
     backgrounds: Sequence[str],
     which: Sequence[int],
@@ -153,6 +167,7 @@ def _fragment(
     content = {
         "controls": controls,
         "readings": readings,
+        "places": places,
         "frames": frames,
         "backgrounds": backgrounds,
         "which": which,
@@ -245,6 +260,48 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
     return button;
   }
   box.insertBefore(row, picture);
+  const places = content.places || [], point = document.createElement('button');
+  if (places.length) {
+    const words = content.controls.map(control => control.label).join(', ');
+    point.type = 'button'; point.className = 'ntkbook-point'; point.dataset.lmSuppressShortcuts = 'true';
+    point.setAttribute('aria-label', 'Point to drag: ' + words + '. By keyboard: arrows');
+    point.style.cssText = 'position:absolute;width:44px;height:44px;transform:translate(-50%,50%);border:0;padding:0;'
+      + 'border-radius:50%;background:none;cursor:grab;touch-action:none';
+    picture.append(point);
+    const near = (e, reach) => {  // the frame whose point is nearest to the finger, if that is within reach
+      const r = picture.getBoundingClientRect(), x = e.clientX - r.left, y = r.bottom - e.clientY;
+      const far = places.map(([u, v]) => Math.hypot(u * r.width - x, v * r.height - y)), least = Math.min(...far);
+      return least <= reach * r.width ? far.indexOf(least) : -1;
+    };
+    const go = frame => {
+      for (const {input, control} of [...inputs].reverse()) {
+        const index = frame % control.values.length;
+        if (control.kind === 'toggle') input.checked = index === 1; else input.value = index;
+        frame = (frame - index) / control.values.length;
+      }
+      draw();
+    };
+    picture.addEventListener('pointerdown', e => {
+      const from = e.target === point ? -1 : near(e, 0.1);
+      if (e.target !== point && (from < 0 || e.pointerType === 'touch')) return;  // a finger scrolls the page
+      e.preventDefault();
+      if (from >= 0) go(from);
+      point.setPointerCapture(e.pointerId); point.focus({preventScroll: true});
+    });
+    picture.addEventListener('click', e => {
+      const frame = e.target === point ? -1 : near(e, 0.1);
+      if (frame >= 0) go(frame);
+    });
+    point.addEventListener('pointermove', e => { if (point.hasPointerCapture(e.pointerId)) go(near(e, Infinity)); });
+    const keys = {ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowUp: [1, 1], ArrowDown: [1, -1]};
+    point.addEventListener('keydown', e => {
+      const [which, step] = keys[e.key] || [], moved = inputs[which];
+      if (!moved) return;
+      e.preventDefault(); e.stopPropagation();
+      moved.input.value = Number(moved.input.value) + step;  // a slider keeps to its ends
+      draw();
+    });
+  }
   function draw() {
     let frame = 0;
     for (const {input, value, control} of inputs) {
@@ -257,6 +314,7 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
     const ground = content.backgrounds[content.which[frame]];
     if (back.src !== ground) back.src = ground;
     front.src = content.frames[frame];
+    if (places.length) [point.style.left, point.style.bottom] = places[frame].map(share => 100 * share + '%');
     reading.textContent = content.readings[frame];
     back.alt = alt.split('.')[0] + '. ' + content.readings[frame];
   }

@@ -52,6 +52,8 @@ class Panel:
             default the one with a play button, or the first.
         baked: one or two controls that move on a page without a kernel; by default the first main control and the next
             of `controls`. `baked_caption` is the caption there, where the usual one speaks of others.
+        point: name of an array (x, y) of `compute`, a place in the first axes that both baked controls move: on a page
+            without a kernel the reader drags it, from frame to frame.
         drag: pairs of controls that are the coordinates of a point in the first axes: the reader drags that point.
         warm: settings computed once at construction, so that nothing compiles later. By default the defaults, and each
             stop of each `choice` and `toggle`.
@@ -80,11 +82,12 @@ class Panel:
         drag: Sequence[tuple[str, str]] = (),
         baked: Sequence[str] = (),
         baked_caption: str = "",
+        point: str = "",
         warm: Sequence[Mapping[str, Number]] | None = None,
     ):
         words = {"title": title, "caption": caption, "presets": presets or {}}
         look = {"size": size, "density": density, "draft": draft, "main": tuple(main), "drag": tuple(drag)}
-        look |= {"baked": tuple(baked), "baked_caption": baked_caption}
+        look |= {"baked": tuple(baked), "baked_caption": baked_caption, "point": point}
         spec = PanelSpec(compute, build, update, controls, reading, **words, **look)
         for values in _stops_in_turn(spec.controls) if warm is None else warm:
             for is_draft in (False, True) if draft else (False,):

@@ -44,6 +44,7 @@ class PanelSpec:
     drag: tuple[tuple[str, str], ...] = ()
     baked: tuple[str, ...] = ()
     baked_caption: str = ""
+    point: str = ""
 
     def __post_init__(self):
         _same_names(self.compute, self.controls)

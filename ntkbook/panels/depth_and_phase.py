@@ -198,7 +198,8 @@ def arrays(W_std, b_std, kind, c_in, width):
 def _colours(ax, scale):
     half = [(grid[1] - grid[0]) / (2 * FINER) for grid in (W_GRID, B_GRID)]
     extent = (W_GRID[0] - half[0], W_GRID[-1] + half[0], B_GRID[0] - half[1], B_GRID[-1] + half[1])
-    mark = plots.image(ax, scale, limits=(0, 2), extent=extent, aspect="auto", origin="lower")
+    # below 1: kept with the axes, as long as the activation stays, and so stored once on a page without a kernel
+    mark = plots.image(ax, scale, limits=(0, 2), extent=extent, aspect="auto", origin="lower", zorder=0.4)
     for name in ("left", "bottom"):
         ax.spines[name].set_visible(True)
     ax.set_xlim(W_GRID[0], W_GRID[-1])
@@ -295,8 +296,6 @@ def phase_diagram() -> Panel:
         main=("W_std",),
         drag=[("W_std", "b_std")],
         baked=("W_std", "b_std"),
-        baked_caption="Drag the weight scale W_std and the bias scale b_std. Middle: how alike two inputs are, layer "
-        "by layer; the dotted line stands at six depth scales. Right: a gradient on its way back. Left of the orange "
-        "line both vanish.",
+        point="point",
         warm=[{"kind": kind} for kind in range(len(NAMES))],
     )

@@ -369,8 +369,10 @@ def two_outputs() -> Panel:
             "Far apart": {"distance": 4.0, "step": 400},
             "Narrow": {"width": 8, "step": 400},
         },
+        baked=("step", "angle"),
         baked_caption="Press play: the errors at two points run from the start to the star, and bend towards the slow "
-        "axis of the kernel's ellipse. Then bring the points closer together.",
+        "axis of the kernel's ellipse. Drag the large dot: each place is a step on the way from some start.",
+        point="here",
         size=(9.5, 3.9),
         warm=[{"width": width} for width in ARRAYS],
     )

@@ -2,8 +2,13 @@
 
 import statistics
 
+import numpy as np
 import pytest
 from demo_panel import at, demo
+from playwright.sync_api import expect
+
+from ntkbook import plots
+from ntkbook.panel import Panel, slider
 
 pytestmark = pytest.mark.browser
 
@@ -51,6 +56,79 @@ def test_two_baked_panels_on_a_page_are_independent(page, tmp_path):
     sliders.first.focus()
     page.page.keyboard.press("End")
     assert [sliders.nth(i).get_attribute("aria-valuetext") for i in range(2)] == ["1024 units", "64 units"]
+
+
+def plane() -> Panel:
+    """A point in a square, from 0 to 8 in both directions."""
+
+    def build(fig, data):
+        (ax,) = plots.columns(fig)
+        plots.frame(ax, "east", "north", xlim=(-1, 9), ylim=(-1, 9))
+        return {"here": plots.points(ax, data["here"][:1], data["here"][1:], "data")}
+
+    compute = lambda x, y: {"here": np.array([x, y])}
+    update = lambda artists, data: artists["here"].set(data["here"][:1], data["here"][1:])
+    controls = {"x": slider("east", 0, 8, 4, step=1), "y": slider("north", 0, 8, 4, step=1)}
+    words = lambda data, state: f"At {state['x']:.0f}, {state['y']:.0f}."
+    return Panel(compute, build, update, controls, words, size=(4, 3), point="here")
+
+
+def test_a_point_is_dragged_from_frame_to_frame(page, tmp_path):
+    plane().bake(frames=200).save(tmp_path / "panel.html")
+    page.page.goto((tmp_path / "panel.html").as_uri())
+    reading, point = page.page.locator(".ntkbook-reading"), page.page.locator(".ntkbook-point")
+    front, values = page.page.locator(".ntkbook-picture img").nth(1), page.page.get_by_role("slider")
+    shown = lambda: [int(values.nth(i).input_value()) for i in range(2)]
+    assert reading.inner_text() == "At 4, 4." and "east, north" in point.get_attribute("aria-label")
+
+    point.focus()
+    for key, place in (("ArrowRight", (5, 4)), ("ArrowUp", (5, 5)), ("ArrowLeft", (4, 5)), ("ArrowDown", (4, 4))):
+        page.page.keyboard.press(key)
+        assert reading.inner_text() == f"At {place[0]}, {place[1]}." and shown() == list(place)
+
+    centre = lambda: [point.bounding_box()[side] + 22 for side in "xy"]
+    places = []
+    for x, y in ((0, 0), (8, 8)):
+        for input, value in zip(values.all(), (x, y)):
+            input.fill(str(value))
+        places.append(centre())
+    (left, low), (right, high) = places
+    across, up = (right - left) / 8, (low - high) / 8
+    at_place = lambda x, y: (left + across * x, low - up * y)
+    before = front.get_attribute("src")
+    page.page.mouse.move(*at_place(8, 8))
+    page.page.mouse.down()
+    page.page.mouse.move(*at_place(2.3, 6.2), steps=5)
+    assert reading.inner_text() == "At 2, 6." and shown() == [2, 6] and front.get_attribute("src") != before
+    page.page.mouse.move(*at_place(-3, 20))  # it goes no farther than its controls
+    assert reading.inner_text() == "At 0, 8."
+    page.page.mouse.up()
+    page.page.mouse.move(*at_place(4, 4))
+    assert reading.inner_text() == "At 0, 8."
+    page.page.mouse.click(*at_place(3.1, 0.8))
+    assert reading.inner_text() == "At 3, 1." and np.hypot(*np.subtract(centre(), at_place(3, 1))) < 1.5
+    assert reading.get_attribute("aria-live") == "polite"
+
+
+def test_a_finger_drags_a_point_and_taps_where_it_shall_go(browser, tmp_path):
+    plane().bake(frames=200).save(tmp_path / "panel.html")
+    context = browser.new_context(has_touch=True, offline=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto((tmp_path / "panel.html").as_uri())
+    reading, point = page.locator(".ntkbook-reading"), page.locator(".ntkbook-point")
+    box = point.bounding_box()
+    x, y = box["x"] + 22, box["y"] + 22
+    assert box["width"] == box["height"] == 44
+    page.touchscreen.tap(x + 60, y)
+    expect(reading).to_have_text("At 7, 4.")  # a click follows a touch when the page gets round to it
+    box = point.bounding_box()
+    x, y = box["x"] + 22, box["y"] + 22
+    touch = context.new_cdp_session(page)
+    for kind, where in (("Start", (x, y)), ("Move", (x - 40, y - 30)), ("Move", (x - 500, y - 500)), ("End", None)):
+        points = [{"x": where[0], "y": where[1]}] if where else []
+        touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    expect(reading).to_have_text("At 0, 8.")
+    context.close()
 
 
 def test_without_scripts_a_baked_panel_is_a_picture(browser, tmp_path):

@@ -184,6 +184,33 @@ def stuck(page, box):
         yield "no slider"
 
 
+@pytest.mark.parametrize("chapter, panel", [("01", "two_outputs"), ("10", "phase_diagram")])
+def test_a_point_is_dragged_on_a_page(visitor, address, html, chapter, panel):
+    page = visitor.page
+    page.set_viewport_size(WIDE)
+    (path,) = (html / "book").glob(f"{chapter}_*.html")
+    page.goto(f"{address}/book/{path.name}")
+    box = page.locator(f'.ntkbook-panel[data-panel$="{panel}.html"]').first
+    box.scroll_into_view_if_needed()
+    point, reading = box.locator(".ntkbook-point"), box.locator(".ntkbook-reading")
+    point.wait_for()
+    slider = box.get_by_role("slider").first
+    point.focus()
+    before = reading.inner_text(), slider.input_value()
+    page.keyboard.press("ArrowRight")
+    assert reading.inner_text() != before[0] and slider.input_value() != before[1]
+    here, size = point.bounding_box(), box.locator(".ntkbook-picture").bounding_box()
+    x, y = here["x"] + here["width"] / 2, here["y"] + here["height"] / 2
+    before = reading.inner_text()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - size["width"] / 10, y - size["height"] / 5, steps=4)
+    page.mouse.up()
+    moved = point.bounding_box()
+    assert reading.inner_text() != before and moved["x"] < here["x"] and moved["y"] < here["y"]
+    visitor.assert_quiet()
+
+
 def test_a_panel_plays(visitor, address):
     page = visitor.page
     page.goto(f"{address}/book/00_start_here.html")
