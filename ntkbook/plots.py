@@ -274,25 +274,20 @@ def bars(ax: Axes, x: Any, heights: Any, meaning: str, *, width: Number = 0.8, *
 def image(
     ax: Axes, values: Any, *, limits: tuple[Number, Number] | None = None, cmap: str = "cividis", **look: Any
 ) -> Mark:
-    """A matrix as an image, first row on top: `set(values)`. Without `limits` the colours span what they show.
-
-    The same values change nothing: one that lies below what moves (`zorder` below 1) is drawn once.
-    """
+    """A matrix as an image, first row on top: `set(values)`. Without `limits` the colours span what they show."""
     values = np.asarray(values, dtype=float)
     # zorder 1: above the frame's background, so that it is part of what moves
     shown = ax.imshow(values, **{"cmap": cmap, "aspect": "equal", "interpolation": "nearest", "zorder": 1, **look})
     left, right, bottom, top = shown.get_extent()
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
 
     def move(values: Any) -> None:
         values = np.asarray(values, dtype=float)
         ends = tuple(limits or (float(values.min()), float(values.max())))
-        if shown.get_clim() != ends or not np.array_equal(values, np.asarray(shown.get_array())):
-            shown.set_data(values)
-            shown.set_clim(*ends)
+        if shown.get_clim() != ends or not np.array_equal(values, np.asarray(shown.get_array())):  # else not stale
+            shown.set(data=values, clim=ends)
 
     move(values)
     return Mark((shown,), move)
