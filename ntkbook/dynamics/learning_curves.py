@@ -55,20 +55,10 @@ def learning_curve(
 
     Bordelon et al. 2020; Simon et al. 2021.
     """
-    lam, power = (
-        checks.as_array(a, name, ndim=1) for a, name in ((eigenvalues, "eigenvalues"), (target_power, "target_power"))
-    )
-    count = jnp.ones_like(lam) if multiplicity is None else checks.as_array(multiplicity, "multiplicity", ndim=1)
+    lam, count = _modes(eigenvalues, multiplicity)
+    power = checks.as_array(target_power, "target_power", ndim=1)
     checks.same_length(len(lam), power, "target_power")
-    checks.same_length(len(lam), count, "multiplicity")
-    for name, value in (
-        ("eigenvalues", lam),
-        ("target_power", power),
-        ("multiplicity", count),
-        ("n", n),
-        ("ridge", ridge),
-        ("noise", noise),
-    ):
+    for value, name in ((power, "target_power"), (n, "n"), (ridge, "ridge"), (noise, "noise")):
         checks.non_negative(value, name)
     dtype = jnp.result_type(lam.dtype, power.dtype)
     n, ridge, noise = (jnp.asarray(a).astype(dtype) for a in (n, ridge, noise))
@@ -87,6 +77,16 @@ def _learning_curve(lam, power, count, n, ridge, noise):
         return (bias + noise * gamma) / (1 - gamma)
 
     return jnp.vectorize(one)(n, ridge, noise)
+
+
+def _modes(eigenvalues, multiplicity):
+    """(eigenvalues, how often each stands), both (M,) and checked."""
+    lam = checks.as_array(eigenvalues, "eigenvalues", ndim=1)
+    count = jnp.ones_like(lam) if multiplicity is None else checks.as_array(multiplicity, "multiplicity", ndim=1)
+    checks.same_length(len(lam), count, "multiplicity")
+    for value, name in ((lam, "eigenvalues"), (count, "multiplicity")):
+        checks.non_negative(value, name)
+    return lam, count
 
 
 def _effective_ridge(lam, count, n, ridge):
@@ -160,29 +160,10 @@ def _random_features_error(activation, psi_1, psi_2, ridge, noise, linear, nonli
 
     solve = lambda psi_1, psi_2, s2: _root(gap, 0 * psi_1, jnp.minimum(psi_1, psi_2), (psi_1, psi_2, s2))
     x, z = -jnp.vectorize(solve)(psi_1, psi_2, s2), zeta2  # chi = nu_1 nu_2 < 0
-    E0 = (
-        -(x**5) * z**3
-        + 3 * x**4 * z**2
-        + (psi_1 * psi_2 - psi_2 - psi_1 + 1) * x**3 * z**3
-        - 2 * x**3 * z**2
-        - 3 * x**3 * z
-        + (psi_1 + psi_2 - 3 * psi_1 * psi_2 + 1) * x**2 * z**2
-        + 2 * x**2 * z
-        + x**2
-        + 3 * psi_1 * psi_2 * x * z
-        - psi_1 * psi_2
-    )
-    E1 = psi_2 * x**3 * z**2 - psi_2 * x**2 * z + psi_1 * psi_2 * x * z - psi_1 * psi_2
-    E2 = (
-        x**5 * z**3
-        - 3 * x**4 * z**2
-        + (psi_1 - 1) * x**3 * z**3
-        + 2 * x**3 * z**2
-        + 3 * x**3 * z
-        + (-psi_1 - 1) * x**2 * z**2
-        - 2 * x**2 * z
-        - x**2
-    )
+    w = x * z
+    E2 = x**2 * (w - 1) ** 3 + x * w * ((w - 1) * (psi_1 * z + 2) - z * (w + 1))
+    E1 = psi_2 * (w - 1) * (x * w + psi_1)
+    E0 = psi_2 * (w - 1) * (psi_1 * (w - 1) ** 2 - w**2) - E2
     return linear * E1 / E0 + (noise + nonlinear) * E2 / E0 + nonlinear
 
 
@@ -260,10 +241,8 @@ def learnability(
 
     Simon et al. 2021.
     """
-    lam = checks.as_array(eigenvalues, "eigenvalues", ndim=1)
-    count = jnp.ones_like(lam) if multiplicity is None else checks.as_array(multiplicity, "multiplicity", ndim=1)
-    checks.same_length(len(lam), count, "multiplicity")
-    for name, value in (("eigenvalues", lam), ("n", n), ("ridge", ridge), ("multiplicity", count)):
+    lam, count = _modes(eigenvalues, multiplicity)
+    for value, name in ((n, "n"), (ridge, "ridge")):
         checks.non_negative(value, name)
     n, ridge, count = (jnp.asarray(a).astype(lam.dtype) for a in (n, ridge, count))
 

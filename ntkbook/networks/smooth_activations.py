@@ -3,6 +3,7 @@
 The contract is in activations.py.
 """
 
+from collections.abc import Callable
 from math import factorial
 from typing import Any
 
@@ -47,6 +48,14 @@ def _waves(q1: Array, q2: Array, k: Array, distance: Array) -> Pair:
     return -sign * largest * jnp.expm1(-2 * size), largest * (1 + jnp.exp(-2 * size))
 
 
+def _shifted(wave: Any, phi: Callable, other: Callable, q1: Array, q2: Array, k: Array, distance: Array) -> Pair:
+    """`at_distance` of amplitude phi(frequency x + shift), of sine and cosine one and the other."""
+    a2, b2, shift = like(wave.amplitude, k) ** 2, like(wave.frequency, k) ** 2, like(wave.shift, k)
+    sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k, b2 * distance)
+    even, odd = phi(shift) ** 2, other(shift) ** 2
+    return a2 * (even * cosh + odd * sinh), a2 * b2 * (odd * cosh + even * sinh)
+
+
 @pytree
 class Sin(_Wave):
     """phi(x) = amplitude sin(frequency x + shift)."""
@@ -59,10 +68,7 @@ class Sin(_Wave):
         return like(self.amplitude, x) * jnp.sin(like(self.frequency, x) * x + like(self.shift, x))
 
     def at_distance(self, q1, q2, k, distance):
-        a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
-        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k, b2 * distance)
-        sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
-        return a2 * (sin2 * cosh + cos2 * sinh), a2 * b2 * (cos2 * cosh + sin2 * sinh)
+        return _shifted(self, jnp.sin, jnp.cos, q1, q2, k, distance)
 
 
 @pytree
@@ -77,10 +83,7 @@ class Cos(_Wave):
         return like(self.amplitude, x) * jnp.cos(like(self.frequency, x) * x + like(self.shift, x))
 
     def at_distance(self, q1, q2, k, distance):
-        a2, b2 = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2
-        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k, b2 * distance)
-        sin2, cos2 = jnp.sin(like(self.shift, k)) ** 2, jnp.cos(like(self.shift, k)) ** 2
-        return a2 * (cos2 * cosh + sin2 * sinh), a2 * b2 * (sin2 * cosh + cos2 * sinh)
+        return _shifted(self, jnp.cos, jnp.sin, q1, q2, k, distance)
 
 
 @pytree
