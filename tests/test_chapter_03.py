@@ -11,6 +11,8 @@ from ntkbook.panels import PANELS
 from ntkbook.panels import infinite_width_ntk as chapter
 from ntkbook.panels.masked_network import draw
 
+OPTIMIZED = True
+
 
 def at(panel, **values):
     panel.set(**values)
