@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Most of a test's time is compiling, and each program runs once: without optimizations, in one piece, and by the older
-# way of writing loops, it takes two fifths. Flags that a jaxlib does not know stop it; these are known from 0.10.
-if jax.__version_info__ >= (0, 10) and "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from check import compiling_quickly  # noqa: E402
+
+# Most of a test's time is compiling, and each program runs once: so, and without optimizations, it takes two fifths.
+os.environ.update(compiling_quickly() | os.environ)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
