@@ -94,9 +94,11 @@ def style() -> None:
     for name, value in RC.items():
         matplotlib.rcParams[name] = value
     if hasattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel"):
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
+        from matplotlib_inline import backend_inline
 
-        set_matplotlib_formats("retina")  # two dots for each dot of the page
+        backend_inline.set_matplotlib_formats("retina")  # two dots for each dot of the page
+        # The backend asks for a white box behind grey letters without a ground; these are read on a dark page too.
+        backend_inline._fetch_figure_metadata = lambda figure: None
 
 
 def meaning_of(word: str) -> Meaning:
@@ -222,7 +224,7 @@ def lines(ax: Axes, x: Any, ys: Any, meaning: str, *, label: str = "", **look: A
     """
     m = meaning_of(meaning)
     look = {"color": m.colour, "linestyle": m.dashes, "linewidth": 1.0, "alpha": 0.8, "zorder": 2.5, **look}
-    curves = list(ax.plot(np.asarray(x), np.asarray(ys).T, **look))
+    curves = list(ax.plot(np.asarray(x), np.asarray(ys).T, **look)) or list(ax.plot([], [], **look))  # none yet
 
     def move(x: Any, ys: Any) -> None:
         ys = np.asarray(ys)

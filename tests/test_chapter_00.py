@@ -1,5 +1,7 @@
 """Chapter 00: the fast networks of its panel against the library's, the law against a slow loop, and its mission."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import ntkbook as nb
 from ntkbook.exercises import chapter_00
+from ntkbook.panel.picture import Picture
 from ntkbook.panels import PANELS
 from ntkbook.panels import start_here as chapter
 
@@ -95,6 +98,17 @@ def test_points_can_be_dragged_and_the_law_and_the_networks_follow(panel):
     data = at(panel, x1=0.9, y1=2.0, x2=0.9, y2=-2.0, y4=0.0)  # three points in one place: their mean is learnt
     assert abs(data["mean"][np.abs(chapter.GRID - 0.9).argmin()]) < 0.1
     panel.reset()
+
+
+def test_a_drag_may_be_the_first_thing_that_a_reader_does(panel):
+    """The first picture while a point moves has no networks in it."""
+    panel.reset()
+    fresh = copy.copy(panel)
+    sketch, _ = fresh.spec.computed({**fresh.spec.defaults, "y3": 1.7}, is_draft=True)
+    picture = Picture(fresh.spec, sketch, density=1.0, is_draft=True)
+    bare = picture.rgba().copy()
+    picture.move(fresh.data())  # and then they come
+    assert (picture.rgba() != bare).any() and len(fresh.data()["networks"]) == chapter.NETWORKS
 
 
 def test_the_mission_is_met_at_one_stop(panel):

@@ -1,5 +1,7 @@
 """Chapter 06: the panel's networks against the library's, its laws against `ensemble`, its mission."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from scipy.linalg import expm
 import ntkbook as nb
 from ntkbook.data import digits
 from ntkbook.exercises import chapter_06
+from ntkbook.panel.picture import Picture
 from ntkbook.panels import PANELS
 from ntkbook.panels import ensembles as chapter
 
@@ -45,18 +48,69 @@ def library_network(i, width):
     return nb.serial(first, nb.Erf(), second, nb.Erf(), last), jax.tree.map(jnp.asarray, params)
 
 
+@functools.cache
+def slope_at_64():
+    net, _ = library_network(1, 64)
+    return jax.jit(jax.grad(lambda params, x, y: jnp.mean((net.apply(params, x)[:, 0] - y) ** 2) / 2))
+
+
+def trained_by_the_library(params, x, y, steps):
+    """The parameters of a network of width 64 after so many steps on these pictures."""
+    for _ in range(steps):
+        params = jax.tree.map(lambda p, g: p - chapter.LR * g, params, slope_at_64()(params, x, y))
+    return params
+
+
 @pytest.mark.usefixtures("optimized")
 def test_the_curves_are_those_of_the_librarys_networks_in_training(panel):
     width, steps = 64, 10
     net, params = library_network(1, width)
     x, y, line = (jnp.asarray(a) for a in chapter.pictures())
     times = [int(step) for step in chapter.STEPS if step <= steps]
-    slope = jax.jit(jax.grad(lambda params: jnp.mean((net.apply(params, x)[:, 0] - y) ** 2) / 2))
-    for _ in range(times[-1]):
-        params = jax.tree.map(lambda p, g: p - chapter.LR * g, params, slope(params))
+    params = trained_by_the_library(params, x, y, times[-1])
     data = at(panel, width=width, t=chapter.LR * times[-1], network=2)
     assert np.allclose(data["one_all"], net.apply(params, line)[:, 0], atol=1e-4)
     assert np.allclose(data["networks_all"][1], data["one_all"])
+
+
+@pytest.mark.usefixtures("optimized")
+def test_the_two_pictures_can_be_dragged(panel):
+    """What is a formula follows at once; the networks on the left come at rest, trained on what is there then."""
+    steps = int(chapter.STEPS[6])
+    moved = {"a_one": -0.5, "y_one": 1.6, "a_zero": 1.4, "y_zero": -0.4, "t": chapter.LR * steps}
+    moved |= {"width": 64, "network": 2}
+    sketch, told = panel.spec.computed({**panel.spec.defaults, **moved}, is_draft=True)
+    assert sketch["networks_all"].shape == (0, len(chapter.MIX)) and "when you let go" in told
+    Picture(panel.spec, sketch, density=1.0, is_draft=True).rgba()  # it may be the first picture of all
+
+    x, y, line = (np.array(part) for part in chapter.pictures())
+    i, j = np.flatnonzero(y > 0)[0], np.flatnonzero(y < 0)[0]
+    x[i], x[j] = 1.5 * x[i] - 0.5 * x[j], -0.4 * x[i] + 1.4 * x[j]
+    y[i], y[j] = 1.6, -0.4
+    net, params = library_network(1, 64)
+    both = nb.kernel(chapter.network(), jnp.asarray(np.concatenate([x, line])))
+    f = np.asarray(net.apply(params, jnp.asarray(np.concatenate([x, line]))))[:, 0]
+    for way, k in (("all", np.asarray(both.ntk)), ("last_layer", np.asarray(both.nngp))):
+        A = k[16:, :16] @ np.linalg.solve(k[:16, :16], np.eye(16) - expm(-moved["t"] * k[:16, :16] / 16))
+        assert np.allclose(sketch[f"mean_{way}"], A @ y, atol=1e-8)
+        assert np.allclose(sketch[f"own_{way}"], f[16:] + A @ (y - f[:16]), atol=1e-4)
+
+    data = at(panel, **moved)
+    assert all(np.array_equal(data[name], sketch[name]) for name in ("mean_all", "sd_last_layer", "one_last_layer"))
+    trained = trained_by_the_library(params, jnp.asarray(x), jnp.asarray(y), steps)
+    assert np.allclose(data["one_all"], net.apply(trained, jnp.asarray(line))[:, 0], atol=1e-4)
+    h = (
+        chapter.W_STD
+        / 8
+        * np.asarray(nb.serial(*net.layers[:-1]).apply(params[:-1], jnp.asarray(np.concatenate([x, line]))))
+    )
+    own = h @ h[:16].T
+    learnt = expm(-moved["t"] * own[:16] / 16) - np.eye(16)
+    expected = f[16:] + own[16:] @ np.linalg.solve(own[:16], learnt @ (f[:16] - y))
+    assert np.allclose(data["one_last_layer"], expected, atol=1e-3)
+    assert len(panel.spec.computed(panel.state(), is_draft=True)[0]["networks_all"]) == chapter.NETWORKS
+    assert "stars at (-0.50, 1.60) and (1.40, -0.40)" in panel.reading
+    panel.reset()
 
 
 def test_the_last_layer_follows_its_own_kernel(panel):
@@ -119,7 +173,9 @@ def test_the_dotted_curve_is_one_start_pulled_to_the_targets(panel):
 
 def test_at_the_start_nothing_is_learnt_and_at_the_end_both_pictures_are(panel):
     start = at(panel, t=0.0)
-    assert np.allclose(start["mean_all"], 0) and np.allclose(start["networks_all"], start["networks_last_layer"])
+    assert np.allclose(start["mean_all"], 0) and np.allclose(
+        start["networks_all"], start["networks_last_layer"], atol=1e-5
+    )
     end = at(panel, t=float(chapter.TIMES[-1]))
     zero_and_one = [int(np.argmin(abs(chapter.MIX - a))) for a in (0, 1)]
     assert np.allclose(end["mean_all"][zero_and_one], [1, -1], atol=0.02)

@@ -89,9 +89,9 @@ def test_marks_hold_their_arrays_and_move(ax):
     assert words.artists[0].get_position() == (0.3, 0.4) and words.artists[0].get_text() == "there"
 
 
-@pytest.mark.parametrize("n", [1, 3, 7])
-def test_an_ensemble_may_change_its_size(ax, n):
-    nets = plots.lines(ax, X, np.ones((3, 1)) * X, "finite")
+@pytest.mark.parametrize("start, n", [(3, 1), (3, 3), (3, 7), (0, 2)])
+def test_an_ensemble_may_change_its_size(ax, start, n):
+    nets = plots.lines(ax, X, np.ones((start, 1)) * X, "finite", label="networks")
     wanted = np.arange(n)[:, None] + X
     nets.set(X, wanted)
     drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata())]

@@ -251,11 +251,12 @@ def _units_update(artists, data):
 def _units_reading(data, state):
     loss = "mean" if state["mean"] else "sum"
     top, ratio = float(data["top"]), float(data["ratio"])
-    stable = "stable" if top < 2 else "diverges"
+    place = "on" if abs(np.log(ratio)) < 0.02 else "right of" if ratio > 1 else "left of"
+    seen = f"the dots lie {place} the curve" if top < 2 else "the errors grow, and no time puts the dots on the curve"
     return (
         f"lr = {state['lr']:.3g}, {loss} over n = {state['n']:.0f} examples: one step moves the fastest mode by "
-        f"{top:.3g} ({stable}; the limit is 2). Your time per step, {state['unit']:.3g}, is {ratio:.2f} times the "
-        "right one."
+        f"{top:.3g} ({'stable' if top < 2 else 'diverges'}; the limit is 2). With {state['unit']:.3g} as your time per "
+        f"step {seen}."
     )
 
 
@@ -283,6 +284,7 @@ def units_of_time() -> Panel:
             "Sum, lr as time": {"lr": 0.02, "mean": 0, "unit": 0.02},
             "Too fast": {"lr": 0.1, "mean": 0, "unit": 0.1},
         },
+        main=["unit"],
         baked=("unit", "mean"),
         baked_caption="Move your time per step until the dots lie on the curve. Then untick mean loss: find the factor "
         "again, and guess the rule.",

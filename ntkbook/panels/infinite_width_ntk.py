@@ -246,7 +246,9 @@ _BLOCKS = EACH * np.arange(len(DIGITS)) + (EACH - 1) / 2  # the middle of each d
 
 
 def _matrix(ax, name, values, span):
-    plots.frame(ax, title=MATRICES[name], xlim=(0, 1), ylim=(0, 1))
+    plots.frame(ax, xlim=(0, 1), ylim=(0, 1))
+    colours = f"±{span / 2:.1f}" if name == "difference" else f"0 to {span:.1f}"
+    ax.set_title(f"{MATRICES[name]}, {colours}", fontsize=9)
     if name == "difference":
         mark = plots.image(ax, values, limits=(-span / 2, span / 2), cmap="RdBu_r")
     else:
