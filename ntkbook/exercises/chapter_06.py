@@ -52,8 +52,8 @@ MEAN_AT = Exercise(
     ),
     (
         Mistake(
-            "the inverse kernel is missing: k(x, X) (I - exp(-k t)) y. This formula circulates; at the end of training "
-            "it does not even fit the data. Between k(x, X) and the bracket stands k(X, X)^-1.",
+            "the inverse kernel is missing: k(x, X) (I - exp(-k t)) y. It is easily written down, but at the "
+            "end of training it does not even fit the data. Between k(x, X) and the bracket stands k(X, X)^-1.",
             partial(_mean, inverse=False),
         ),
         Mistake(

@@ -148,7 +148,7 @@ LEARNT = Exercise(
         ),
         Mistake(
             "the inverse kernel is missing: the functions at new pictures are the mean of K(x, x_j) f(x_j) divided by "
-            "the eigenvalue (exercise 1). This formula circulates, but at t = infinity it does not give y back.",
+            "the eigenvalue (exercise 1). Test yours at t = infinity: it does not give y back.",
             _changed(extend=lambda k, f, lam: k @ f / len(f)),
         ),
         Mistake(
