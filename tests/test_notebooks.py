@@ -61,6 +61,8 @@ def troubles(notebook):
                 found.append(f"{start!r} writes to stderr: {''.join(output['text'])[:80]!r}")
             if " at 0x" in "".join(output.get("data", {}).get("text/plain", "")):
                 found.append(f"{start!r} shows an object by its address: end with `_ = ...`")
+            if "needs_background" in output.get("metadata", {}):
+                found.append(f"{start!r} asks for a box behind its picture: call plots.style() first")
     return found
 
 
@@ -241,6 +243,7 @@ def altered(**changes):
         (altered(outputs=[{"output_type": "error", "ename": "ValueError"}]), "stopped with ValueError"),
         (altered(outputs=[{"output_type": "stream", "name": "stderr", "text": ["oh"]}]), "stderr"),
         (altered(outputs=[{"output_type": "execute_result", "data": {"text/plain": "<A at 0x7f>"}}]), "address"),
+        (altered(outputs=[{"output_type": "display_data", "metadata": {"needs_background": "light"}}]), "a box"),
     ],
 )
 def test_each_trouble_is_seen(notebook, word):
