@@ -23,8 +23,6 @@ from matplotlib.text import Text
 from . import checks
 
 INK = "#777777"  # text, axes and data: 4.5 to 1 against white, 4.2 to 1 against #111
-
-
 Number = int | float
 
 
