@@ -101,12 +101,12 @@ def test_an_error_in_a_tile_reaches_the_caller():
 
 
 @pytest.mark.slow
-def test_memory_stays_within_twice_the_result():
+def test_memory_stays_near_that_of_the_result():
     """Seen from outside: the largest memory of a process of its own, beyond what a small kernel needs."""
     code = """
-import resource, jax.numpy as jnp, numpy as np, ntkbook as nb
+import numpy as np, ntkbook as nb
 net = nb.serial(nb.Dense(8), nb.Relu(), nb.Dense(8), nb.Relu(), nb.Dense(1))
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 x = np.random.default_rng(0).normal(size=(6000, 50)).astype("float32")
 nb.gram(net, x[:600], tile=128)
 before = peak()
@@ -114,4 +114,4 @@ result = nb.gram(net, x).block_until_ready()
 print((peak() - before) / result.nbytes)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
-    assert float(ran.stdout) < 2.2, ran.stdout
+    assert 0.9 < float(ran.stdout) < 1.35, ran.stdout

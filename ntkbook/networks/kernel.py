@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from .. import checks
 from . import positions
 from .signals import Signals, far_signals, flat_products, input_signals
-from .tiles import busy_side, rows_on, tiled
+from .tiles import as_jax, busy_side, rows_on, tiled
 
 WORDS = ("nngp", "ntk")
 
@@ -177,7 +177,7 @@ def compute(
         blocks = tiled(partial(block_of, on_host(net), words=words), x1, x2, side, progress=progress, devices=devices)
     except KeepsPositions:
         return _all_pairs(net, _on_one_device(x1), _on_one_device(x2), words)
-    return tuple(jnp.asarray(block) if rows is None else jax.device_put(block, rows) for block in blocks)
+    return tuple(as_jax(block) if rows is None else jax.device_put(block, rows) for block in blocks)
 
 
 def _on_one_device(x: Any) -> Any:

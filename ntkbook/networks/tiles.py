@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+ALIGNMENT = 64  # bytes
+
 
 def tiled(
     f: Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, ...]],
@@ -50,7 +52,7 @@ def tiled(
 
     corners = [(i, j) for i in range(0, n1, tile) for j in range(0, n2, tile) if not is_same or i <= j]
     first = block(*corners[0])  # tells how many matrices there are, of what precision
-    results += [np.empty((n1, n2), entries.dtype) for entries in first]
+    results += [_aligned((n1, n2), entries.dtype) for entries in first]
     fill(corners[0], first)
     for _ in _with_bar(spread(fill, corners[1:], devices), len(corners), progress):
         pass  # an error in a worker is raised here
@@ -103,6 +105,20 @@ def busy_side(side: int, n1: int, n2: int, n_devices: int) -> int:
     while n_devices and side > 64 and -(-n1 // side) * -(-n2 // side) < 8 * n_devices:
         side //= 2
     return side
+
+
+def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """An empty array where JAX wants its own to lie, so that `as_jax` need not copy it."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def as_jax(result: np.ndarray) -> Array:
+    """A matrix of `tiled` as a JAX array: the same memory where the host is the only device."""
+    is_host = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return jax.numpy.from_dlpack(result) if is_host else jax.numpy.asarray(result)
 
 
 def _padded(x: Array | np.ndarray, tile: int) -> np.ndarray:
