@@ -48,7 +48,12 @@ def number(
 
 def one_line(node: Any) -> str:
     """A dataclass in one line: numbers as they are, arrays by precision and shape."""
-    show = lambda value: f"{value.dtype}{list(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
+
+    def show(value):
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{name!r}: {show(one)}' for name, one in value.items())}}}"
+        return f"{value.dtype}{list(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
+
     parts = [f"{f.name}={show(getattr(node, f.name))}" for f in dataclasses.fields(node) if f.repr]
     return f"{type(node).__name__}({', '.join(parts)})"
 

@@ -119,3 +119,11 @@ def test_the_tunable_numbers_of_a_network():
     assert [number.value for number in tunable(other)] == list(range(10, 17))
     assert other.layers[1].layers[0].times == 3 and other.layers[1].layers[0].layer.layers[0].eps == 1e-3
     assert with_tunable(net, [number.value for number in found]) == net
+
+
+def test_a_result_is_one_line_also_with_arrays_in_a_dict():
+    @nb.pytrees.pytree
+    class Path:
+        path: object
+
+    assert repr(Path({"W_std": jnp.ones(30), "depth": 2})) == "Path(path={'W_std': float64[30], 'depth': 2})"
