@@ -5,7 +5,7 @@ PY := .venv/bin/python
 # `make test LEVEL=everything` installs torch and flax too, and runs what needs them
 LEVEL ?= test
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick check lint format notebooks portable claims bench lock lowest colab wheel binder readme owner picture site serve course version clean notebook-venv site-venv test-venv
+.PHONY: help lab test quick check lint format notebooks portable single claims bench lock lowest colab wheel binder readme owner picture site serve course version clean notebook-venv site-venv test-venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ notebooks: test-venv  ## run all notebooks again and save their outputs (ONLY=03
 
 portable: test-venv  ## run the notebooks as another processor would: one core, other vector width
 	@$(PY) tools/check.py portable
+
+single: test-venv  ## run in float32 the tests that hold in both precisions
+	@$(PY) tools/check.py single
 
 claims: test-venv  ## run the book and print its claims, chapter by chapter
 	@$(PY) -m ntkbook claims notebooks

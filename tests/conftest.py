@@ -13,9 +13,11 @@ from jaxtyping import install_import_hook
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from check import compiling_quickly  # noqa: E402
 
+SINGLE = os.environ.get("NTKBOOK_X64") == "0"  # `make single`: the tests that also hold in float32
+
 # Most of a test's time is compiling, and each program runs once: so, and without optimizations, it takes two fifths.
 os.environ.update(compiling_quickly() | os.environ)
-jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_enable_x64", not SINGLE)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 install_import_hook("ntkbook", "beartype.beartype")

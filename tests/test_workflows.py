@@ -38,6 +38,7 @@ def test_checks_run_on_the_lowest_python_that_is_promised():
     matrix = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())["jobs"]["check"]["strategy"]["matrix"]
     (lowest,) = re.findall(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert lowest in matrix["python"] and len(matrix["python"]) == 2
+    assert matrix["goal"] == ["check", "single"]  # of two Pythons, and of two precisions
 
 
 def test_the_container_is_made_by_a_target():

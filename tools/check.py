@@ -23,6 +23,7 @@ DISTURBING = (
     "PYTEST_ADDOPTS",
     "MPLBACKEND",
     "JAX_ENABLE_X64",
+    "NTKBOOK_X64",
     "JAX_DEBUG_NANS",
     "JAX_DISABLE_JIT",
     "XLA_FLAGS",
@@ -30,6 +31,8 @@ DISTURBING = (
 PARALLEL = ["-n", "2", "--dist", "loadscope"]
 # the chapters that take longest come first, so that no worker is left alone with one
 LONGEST = "08 12 16 15".split()
+# the tests whose tolerances are those of the precision: `single` runs them in float32
+SINGLE = ["tests/test_single_precision.py", "tests/test_pytrees.py"]
 NBVAL = [
     "--nbval",
     "--nbval-current-env",
@@ -70,6 +73,7 @@ def command(step):
         "types": [[sys.executable, "-m", "pyright"]],
         "quick": [[*pytest, "tests", "-m", "not slow and not browser", "-q", *PARALLEL]],
         "tests": [[*pytest, "tests", "-m", "not browser", "-q", *PARALLEL]],
+        "single": [[*pytest, *SINGLE, "-q"]],
         "notebooks": [[*pytest, *notebooks(), *NBVAL, *PARALLEL, "--no-loadscope-reorder"]],
         "portable": [[*one_core(), *pytest, *notebooks(), *NBVAL]],
         "browser": [[*pytest, "tests/browser", "-m", "browser", "-q", "-rP", "-p", "no:cacheprovider", *PARALLEL]],
@@ -87,6 +91,8 @@ def run(step, environment):
         return False
     if step == "portable":
         environment = {**environment, "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}
+    if step == "single":
+        environment = {**environment, "NTKBOOK_X64": "0"}
     good = True
     for words in command(step):
         shown = ["python" if word == sys.executable else word for word in words]
