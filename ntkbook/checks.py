@@ -152,6 +152,17 @@ def same_length(n: int, array: jax.Array, name: str) -> None:
         )
 
 
+def broadcasting(**arrays: Any) -> None:
+    """Raises ValueError unless these broadcast, and hold at least one number each."""
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    try:
+        if 0 in np.broadcast_shapes(*shapes.values()):
+            raise ValueError
+    except ValueError as error:
+        got = ", ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
+        raise ValueError(f"Expected numbers, or arrays that broadcast against each other, got {got}.") from error
+
+
 def one_of(value: Any, name: str, words: Sequence[Any]) -> None:
     """Raises ValueError unless `value` is one of the allowed words."""
     if not any(value is word or (type(value) is type(word) and value == word) for word in words):
@@ -184,11 +195,24 @@ def number(
 
 def non_negative(value: Any, name: str) -> None:
     """Raises TypeError for what is no number or list of them, ValueError for NaN and below zero; infinity passes."""
+    many_numbers(value, name, low=0.0, is_finite=False)
+
+
+def many_numbers(value: Any, name: str, **limits: Any) -> None:
+    """`number`, also of lists of them. Raises TypeError for what is neither, ValueError for what is out of range."""
     if isinstance(value, (list, tuple)):
-        for one in value:
-            non_negative(one, name)
-    else:
-        number(value, name, low=0.0, is_finite=False)
+        try:
+            value = np.asarray(value) if is_concrete(value) else jnp.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"Expected {name} to be a number or a list of them, got {describe(value)}.") from error
+    number(value, name, **limits)
+
+
+def single_number(value: Any, name: str, **limits: Any) -> None:
+    """`number`, and only one. Raises TypeError for what is none, ValueError for one out of range."""
+    if isinstance(value, (list, tuple)) or np.ndim(value):
+        raise TypeError(f"Expected {name} to be one number, got {describe(value)}.")
+    number(value, name, **limits)
 
 
 def whole_number(value: Any, name: str, least: int = 0, most: int = MOST) -> None:
@@ -217,6 +241,14 @@ def one_key(key: Any) -> None:
     if not (is_typed and shape == ()) and not (dtype == np.uint32 and len(shape or ()) == 1):
         got = f"an array of them, of shape {shape}" if is_typed else describe(key)
         raise TypeError(f"Expected one random key, got {got}. jax.random.key(0) makes one; jax.vmap maps over many.")
+
+
+def layer_inputs(x: Any, name: str) -> None:
+    """Raises TypeError for what is no array of numbers with an example axis, ValueError for one number."""
+    if not hasattr(x, "shape") or not jnp.issubdtype(getattr(x, "dtype", object), jnp.number):
+        raise TypeError(f"Expected an array of inputs for {name}, got {describe(x)}. Pass jnp.asarray(x).")
+    if not x.ndim:
+        raise ValueError(f"Expected inputs for {name} with the example axis first, got one number. As in x[None].")
 
 
 def input_shape(shape: Any) -> tuple[int, ...]:

@@ -66,9 +66,10 @@ def sine(
     """
     checks.positive_int(n_train, "n_train")
     checks.positive_int(n_test, "n_test")
-    checks.number(noise, "noise", low=0.0)
-    checks.number(low, "low")
-    checks.number(high, "high")
+    checks.one_key(key)
+    checks.single_number(noise, "noise", low=0.0)
+    checks.single_number(low, "low")
+    checks.single_number(high, "high")
     if not low < high:
         raise ValueError(f"Expected low < high, got low={low} and high={high}. Swap them?")
     key_x, key_noise = jax.random.split(key)
@@ -219,6 +220,7 @@ def prepare(
     chosen = np.flatnonzero(np.isin(labels, classes))
     default_n_train = int((chosen < boundary).sum())
     if key is not None:
+        checks.one_key(key)
         chosen = chosen[np.asarray(jax.random.permutation(key, len(chosen)))]
     n_train, n_test = _split_sizes(n_train, n_test, len(chosen), default_n_train)
     chosen = chosen[: n_train + n_test]
@@ -232,7 +234,8 @@ def _known_classes(classes: Any, labels: np.ndarray) -> list[int]:
     present = sorted(set(labels.tolist()))
     if classes is None:
         return present
-    wanted = list(classes.tolist() if hasattr(classes, "tolist") else classes) if np.ndim(classes) == 1 else None
+    plain = classes.tolist() if getattr(classes, "ndim", 0) == 1 else classes
+    wanted = list(plain) if isinstance(plain, (tuple, list, range)) else None
     if wanted is None:
         raise TypeError(f"Expected classes to be several digits, as in (3, 8), got {checks.describe(classes)}.")
     for label in wanted:

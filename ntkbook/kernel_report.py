@@ -121,7 +121,11 @@ def report(
     """
     for count, name in ((n_networks, "n_networks"), (n_subsets, "n_subsets")):
         checks.positive_int(count, name)
-    x = checks.as_array(x, "x")
+    if init is not None and not callable(init):
+        raise TypeError(f"Expected init to be a function of a random key, got {checks.describe(init)}.")
+    if key is not None:
+        checks.one_key(key)
+    x = checks.as_array(x, "x", ndim=tuple(range(1, 9)))
     if len(x) < 4:
         raise ValueError(f"Expected at least four inputs, got {len(x)}: the scatter is that over halves of them.")
     of = lambda params: jnp.asarray(empirical_ntk(f, params, x))

@@ -1,7 +1,7 @@
 """Values that JAX can take apart: frozen dataclasses whose numbers are leaves, and whose structure is static.
 
-Each number is declared once, with its range and whether it may be tuned: `W_std: Any = number(1.0)`. The constructor
-checks it, and `tunable` lists those of a whole network.
+Each number is declared once, with its range and whether it may be tuned: `W_std: Any = number(default=1.0)`. The
+constructor checks it, and `tunable` lists those of a whole network.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ def static(
 
 
 def number(
-    default: Any = dataclasses.MISSING,
     *,
+    default: Any = dataclasses.MISSING,  # type checkers know a default by this word alone
     low: float = -_INF,
     high: float = _INF,
     is_whole: bool = False,

@@ -75,6 +75,11 @@ ACTIVATIONS = [
     Row(nb.Sign(), np.sign, np.zeros_like, jumps=True),
     Row(nb.Erf(), oracles.erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-x * x)),
     Row(
+        nb.Erf(0.5, 0.4, -0.7),
+        lambda x: 0.5 * oracles.erf(0.4 * x) - 0.7,
+        lambda x: 0.4 / math.sqrt(math.pi) * np.exp(-0.16 * x * x),
+    ),
+    Row(
         nb.Gelu(),
         lambda x: x * oracles.normal_cdf(x),
         lambda x: oracles.normal_cdf(x) + x * oracles.normal_density(x),
@@ -103,6 +108,8 @@ ACTIVATIONS = [
         q_max=9.0,
         leaves=("gamma",),
     ),
+    Row(nb.Gaussian(-1.5, 0.3), lambda x: -1.5 * np.exp(-0.3 * x * x), lambda x: 0.9 * x * np.exp(-0.3 * x * x)),
+    Row(nb.Exp(0.5, 2.0), lambda x: 2 * np.exp(0.5 * x), lambda x: np.exp(0.5 * x), q_max=9.0),
     Row(nb.Exp(0.5), lambda x: np.exp(0.5 * x), lambda x: 0.5 * np.exp(0.5 * x), q_max=9.0, leaves=("rate",)),
     Row(nb.Exp(-1.0), lambda x: np.exp(-x), lambda x: -np.exp(-x), q_max=4.0),
     Row(nb.Polynomial((0.3,)), lambda x: np.full_like(x, 0.3), np.zeros_like),

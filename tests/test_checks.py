@@ -21,6 +21,7 @@ def import_as_users_do():
     for hook in hooks:
         sys.meta_path.remove(hook)
     try:
+        importlib.import_module("ntkbook.data")
         return importlib.import_module("ntkbook")
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "ntkbook"]:

@@ -40,9 +40,9 @@ def log_marginal_likelihood(
     Rasmussen and Williams 2006, eq. 2.30.
     """
     checks.one_of(get, "get", ("nngp", "ntk"))
-    x, y = checks.as_array(x, "x"), checks.as_array(y, "y", ndim=(1, 2))
-    checks.same_length(x.shape[0], y, "y")
-    evidence = _evidence(getattr(kernel(net, x), get), y, one_number(noise, "noise", y.dtype))
+    y, k = checks.as_array(y, "y", ndim=(1, 2)), getattr(kernel(net, checks.as_array(x, "x")), get)
+    checks.same_length(len(k), y, "y")
+    evidence = _evidence(k, y, one_number(noise, "noise", y.dtype))
     if checks.is_concrete(evidence) and not jnp.isfinite(evidence):
         raise ValueError(
             f"Expected a kernel plus noise that is positive definite, got a singular one with noise={noise}. "
@@ -101,6 +101,8 @@ def fit(
     from tqdm.auto import tqdm
 
     checks.positive_int(steps, "steps")
+    if optimizer is not None and not (callable(getattr(optimizer, "init", None)) and hasattr(optimizer, "update")):
+        raise TypeError(f"Expected an optimizer of optax, such as optax.adam(0.1), got {checks.describe(optimizer)}.")
     start = float(log_marginal_likelihood(net, x, y, noise=noise, get=get))  # all checks of the arguments
     if not noise > 0:  # pyright: ignore
         raise ValueError(f"Expected a positive noise to start from, got {noise}.")

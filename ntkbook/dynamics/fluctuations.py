@@ -63,6 +63,8 @@ def monte_carlo_kernel(
     """
     checks.positive_int(n_networks, "n_networks")
     checks.one_of(get, "get", ("nngp", "ntk"))
+    checks.one_key(key)
+    checks.single_number(memory, "memory", low=1.0)
     if n_networks < 2:
         raise ValueError("Expected at least two networks for a standard error, got 1.")
     init, apply = init_and_apply(net)
@@ -72,7 +74,7 @@ def monte_carlo_kernel(
     params = initial_params(init, jax.random.split(key, n_networks), x1)
     row, thetas, _ = prepare_many(apply, params, x1)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(thetas))  # of all networks
-    batch = max(1, min(n_networks, memory * n_networks // (8 * size * count(x1))))
+    batch = max(1, min(n_networks, int(memory * n_networks / (8 * size * count(x1)))))
     kernels = _kernels(row, thetas, x1, x2, get=get, batch=batch)
     variance = kernels.var(0, ddof=1)
     return KernelStatistics(kernels.mean(0), jnp.sqrt(variance / n_networks), variance, n_networks)

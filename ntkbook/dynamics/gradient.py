@@ -154,7 +154,7 @@ def gradient_descent(
 
 def is_large(k: Any, *others: Any) -> bool:
     """Is this kernel matrix beyond `DENSE_LIMIT`, and known now?"""
-    return np.ndim(k) == 2 and np.shape(k)[0] > DENSE_LIMIT and checks.is_concrete(k, *others)
+    return getattr(k, "ndim", 0) == 2 and len(k) > DENSE_LIMIT and checks.is_concrete(k, *others)
 
 
 def _dynamics(k, y, lr, momentum, reduction, is_in_steps):

@@ -59,9 +59,10 @@ def learning_curve(
     power = checks.as_array(target_power, "target_power", ndim=1)
     checks.same_length(len(lam), power, "target_power")
     for value, name in ((power, "target_power"), (n, "n"), (ridge, "ridge"), (noise, "noise")):
-        checks.non_negative(value, name)
+        checks.many_numbers(value, name, low=0.0)
     dtype = jnp.result_type(lam.dtype, power.dtype)
     n, ridge, noise = (jnp.asarray(a).astype(dtype) for a in (n, ridge, noise))
+    checks.broadcasting(n=n, ridge=ridge, noise=noise)
     return _learning_curve(lam.astype(dtype), power.astype(dtype), count.astype(dtype), n, ridge, noise)
 
 
@@ -138,7 +139,8 @@ def random_features_error(
         "nonlinear_power": nonlinear_power,
     }
     for name, value in numbers.items():
-        checks.non_negative(value, name)
+        checks.many_numbers(value, name, low=0.0)
+    checks.broadcasting(**numbers)
     dtype = jnp.result_type(float)
     psi_1, psi_2, *rest = (jnp.asarray(value).astype(dtype) for value in numbers.values())
     return _random_features_error(activation, *jnp.broadcast_arrays(psi_1, psi_2), *rest)
@@ -194,7 +196,8 @@ def finite_ntk_error(
         raise TypeError(f"Expected an activation such as Erf(), got {activation!r}.")
     checks.positive_int(width, "width")
     checks.positive_int(n_networks, "n_networks")
-    checks.non_negative(ridge, "ridge")
+    checks.one_key(key)
+    checks.number(ridge, "ridge", low=0.0)
     x_train, x_test = checks.as_array(x_train, "x_train", ndim=2), checks.as_array(x_test, "x_test", ndim=2)
     checks.same_features(x_train, x_test)
     y_train, y_test = checks.as_array(y_train, "y_train", ndim=1), checks.as_array(y_test, "y_test", ndim=1)
@@ -243,7 +246,8 @@ def learnability(
     """
     lam, count = _modes(eigenvalues, multiplicity)
     for value, name in ((n, "n"), (ridge, "ridge")):
-        checks.non_negative(value, name)
+        checks.many_numbers(value, name, low=0.0)
+    checks.broadcasting(n=n, ridge=ridge)
     n, ridge, count = (jnp.asarray(a).astype(lam.dtype) for a in (n, ridge, count))
 
     def one(n, ridge):

@@ -123,20 +123,18 @@ def checked_times(t: Any) -> Array:
     Raises:
         TypeError, ValueError: for anything else.
     """
+    checks.non_negative(t, "t")
     if np.ndim(t) > 1 or np.size(t) == 0:
         raise ValueError(
             f"Expected t to be a number or an array (T,), got shape {np.shape(t)}. Time comes first, inputs second."
         )
-    if np.ndim(t) == 1 and checks.is_concrete(t) and not np.issubdtype(np.asarray(t).dtype, np.number):
-        raise TypeError(f"Expected t to hold numbers, got {np.asarray(t).dtype}.")
-    checks.non_negative(t, "t")
     return jnp.asarray(t)
 
 
 def one_number(value: Any, name: str, dtype: Any) -> Array:
     """A learning rate, a momentum or a noise: zero or positive, and one for all examples."""
-    if np.ndim(value):
-        raise ValueError(f"Expected one number as {name}, got shape {np.shape(value)}. For many, use vmap.")
+    if isinstance(value, (list, tuple)) or np.ndim(value):
+        raise ValueError(f"Expected one number as {name}, got {checks.describe(value)}. For many, use vmap.")
     checks.non_negative(value, name)
     if checks.is_concrete(value) and np.isinf(value):
         raise ValueError(f"Expected a finite {name}, got {value}.")
@@ -162,9 +160,9 @@ def tolerance_of(tolerance: Any, dtype: Any) -> float:
 
 def flat_kernel(k: Any, name: str) -> tuple[Array, bool]:
     """(kernel matrix, was it full): a full (n, n, o, o) becomes (n o, n o), example by example."""
-    if jnp.ndim(k) != 4:
+    k = checks.as_array(k, name, ndim=(2, 4))
+    if k.ndim == 2:
         return checks.as_kernel_matrix(k, name), False
-    k = checks.as_array(k, name, ndim=4)
     n1, n2, o1, o2 = k.shape
     if o1 != o2:
         raise ValueError(f"Expected a full kernel of shape (n, n, o, o), got {k.shape}.")

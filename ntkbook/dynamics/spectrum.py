@@ -95,7 +95,8 @@ class Spectrum:
         A mode with eigenvalue 0 never decays: inf.
         """
         checks.one_of(reduction, "reduction", ("sum", "mean"))
-        checks.non_negative(lr, "lr")
+        checks.many_numbers(lr, "lr", low=0.0)
+        checks.broadcasting(lr=lr, eigenvalues=self.eigenvalues)
         n = 1 if reduction == "sum" else len(self.eigenvalues)
         return n / (jnp.asarray(lr).astype(self.eigenvalues.dtype) * self.eigenvalues)
 

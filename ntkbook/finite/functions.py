@@ -286,7 +286,10 @@ def as_examples(x: Any, name: str) -> Examples:
 
 def _as_array(x: Any, name: str) -> jax.Array:
     leaves = jax.tree.leaves(x)
-    array = jnp.asarray(x) if leaves and all(map(_is_exact, leaves)) else checks.as_array(x, name)
+    try:
+        array = jnp.asarray(x) if leaves and all(map(_is_exact, leaves)) else checks.as_array(x, name)
+    except (ValueError, OverflowError):  # rows of different lengths, integers without end
+        array = checks.as_array(x, name)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"Expected {name} to hold at least one entry, example axis first, got shape {array.shape}.")
     return array
@@ -297,7 +300,7 @@ def _is_exact(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
     if dtype is None:
         return isinstance(leaf, int)
-    return not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "OUSMm"
+    return not jnp.issubdtype(dtype, jnp.floating) and getattr(dtype, "kind", "O") not in "OUSMm"  # keys have no kind
 
 
 def same_features(x1: Examples, x2: Examples) -> None:

@@ -160,7 +160,7 @@ class Relu(Kinked):
 class LeakyRelu(Kinked):
     """phi(x) = gain (max(x, 0) + slope min(x, 0))."""
 
-    slope: Any = number(0.01)
+    slope: Any = number(default=0.01)
     gain: Any = number(default=1.0, is_tunable=False)  # the weights that follow have a scale already
 
     def phi(self, x):
@@ -235,19 +235,31 @@ def shares_of_one(q: Array) -> tuple[Array, Array, Array]:
 
 @pytree
 class Erf(Activation):
-    """phi(x) = erf(x). Williams 1997, eq. 11."""
+    """phi(x) = amplitude erf(frequency x) + offset. Williams 1997, eq. 11; erf is odd: the offset adds its square.
+
+    >>> float(Erf(0.5, 0.416, 0.5).phi(jnp.zeros(())))  # close to the sigmoid
+    0.5
+    """
+
+    amplitude: Any = number(default=1.0, is_tunable=False)
+    frequency: Any = number(default=1.0, is_tunable=False)
+    offset: Any = number(default=0.0, is_tunable=False)
 
     def phi(self, x):
-        return jax.scipy.special.erf(x)
+        a, b, c = (like(value, x) for value in (self.amplitude, self.frequency, self.offset))
+        return a * jax.scipy.special.erf(b * x) + c
 
     def dual(self, q1, q2, k):
-        return self._dual(*shares(2 * q1, 2 * q2, 2 * k))
+        b2 = 2 * like(self.frequency, k) ** 2
+        return self._dual(b2, *shares(b2 * q1, b2 * q2, b2 * k))
 
     def variance(self, q):
-        return self._dual(*shares_of_one(2 * q))
+        b2 = 2 * like(self.frequency, q) ** 2
+        return self._dual(b2, *shares_of_one(b2 * q))
 
-    def _dual(self, s, r, root):
-        return 2 / jnp.pi * jnp.arctan2(r, root), 4 / jnp.pi * (s / root)
+    def _dual(self, b2, s, r, root):
+        a2, c2 = like(self.amplitude, r) ** 2, like(self.offset, r) ** 2
+        return a2 * (2 / jnp.pi * jnp.arctan2(r, root)) + c2, a2 * b2 * (2 / jnp.pi * (s / root))
 
 
 @pytree

@@ -47,13 +47,13 @@ class SelfAttention(Layer):
     value_width: int = static(default=64, least=1)
     scaling: str = static(default="linear", kw_only=True)
     zeta: str | Activation = static(default="softmax", kw_only=True)
-    W_query_std: Any = number(1.0)
-    W_key_std: Any = number(1.0)
-    W_value_std: Any = number(1.0)
-    W_out_std: Any = number(1.0)
-    b_std: Any = number(0.0)
-    position_std: Any = number(0.0)
-    position_decay: Any = number(None, low=0.0, is_optional=True)
+    W_query_std: Any = number(default=1.0)
+    W_key_std: Any = number(default=1.0)
+    W_value_std: Any = number(default=1.0)
+    W_out_std: Any = number(default=1.0)
+    b_std: Any = number(default=0.0)
+    position_std: Any = number(default=0.0)
+    position_decay: Any = number(default=None, low=0.0, is_optional=True)
 
     def __post_init__(self):
         checks.one_of(self.scaling, "scaling", ("linear", "sqrt"))
@@ -80,6 +80,7 @@ class SelfAttention(Layer):
         return (input_shape[0], s, self.width), dict(zip(shapes, standard_normals(key, tuple(shapes.values()))))
 
     def apply(self, params, x):
+        checks.layer_inputs(x, "SelfAttention")
         _, s, channels = _check_sequence(x.shape)
         encoding = (
             like(self.position_std, x)

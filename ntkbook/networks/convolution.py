@@ -41,8 +41,8 @@ class Conv(Layer):
     filter_shape: tuple[int, ...] = static()
     strides: tuple[int, ...] = static(default=(1, 1))
     padding: str = static(default="SAME")
-    W_std: Any = number(1.0)
-    b_std: Any = number(0.0, is_optional=True)
+    W_std: Any = number(default=1.0)
+    b_std: Any = number(default=0.0, is_optional=True)
     parameterization: str = static(default="ntk", kw_only=True)
 
     def __post_init__(self):
@@ -129,11 +129,13 @@ class AvgPool(Layer):
         object.__setattr__(self, "strides", strides)
 
     def init(self, key, input_shape):
+        input_shape = checks.input_shape(input_shape)
         _check_positions(len(input_shape) - 2, self.window_shape, "AvgPool")
         out = jax.eval_shape(lambda: self.apply((), jnp.zeros((1, *input_shape[1:])))).shape
         return (input_shape[0], *out[1:]), ()
 
     def apply(self, params, x):
+        checks.layer_inputs(x, "AvgPool")
         _check_positions(x.ndim - 2, self.window_shape, "AvgPool")
         for i in range(x.ndim - 2):
             x = self._along(x, i + 1, i)
@@ -173,9 +175,11 @@ class GlobalAvgPool(Layer):
     is_sum: bool = static(default=False, kw_only=True)
 
     def init(self, key, input_shape):
+        input_shape = checks.input_shape(input_shape)
         return (input_shape[0], input_shape[-1]), ()
 
     def apply(self, params, x):
+        checks.layer_inputs(x, "GlobalAvgPool")
         return self._over(x, tuple(range(1, x.ndim - 1)))
 
     def kernel(self, k):
@@ -196,9 +200,11 @@ class Flatten(Layer):
     """All positions and channels as the channels of flat data."""
 
     def init(self, key, input_shape):
+        input_shape = checks.input_shape(input_shape)
         return (input_shape[0], prod(input_shape[1:])), ()
 
     def apply(self, params, x):
+        checks.layer_inputs(x, "Flatten")
         return x.reshape(x.shape[0], -1)
 
     def kernel(self, k):

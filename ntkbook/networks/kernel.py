@@ -70,11 +70,12 @@ class Layer:
 
     def kernel_fn(self, x1: Array, x2: Array | None = None, get: str | tuple[str, ...] | None = None) -> Any:
         """The kernel as neural-tangents calls it: `get` is "nngp", "ntk", a tuple of them, or None for both."""
-        for word in () if get is None else (get,) if isinstance(get, str) else get:
+        words: Any = WORDS if get is None else get if isinstance(get, (tuple, list)) and get else (get,)
+        for word in words:
             checks.one_of(word, "get", WORDS)
         if get is None:
             return kernel(self, x1, x2)
-        blocks = compute(*checked(self, x1, x2), (get,) if isinstance(get, str) else tuple(get))
+        blocks = compute(*checked(self, x1, x2), tuple(words))
         return blocks[0] if isinstance(get, str) else blocks
 
     def __iter__(self) -> Iterator[Any]:

@@ -35,8 +35,8 @@ class Dense(Layer):
     """
 
     width: int = static(least=1)
-    W_std: Any = number(1.0)
-    b_std: Any = number(0.0, is_optional=True)
+    W_std: Any = number(default=1.0)
+    b_std: Any = number(default=0.0, is_optional=True)
     parameterization: str = static(default="ntk", kw_only=True)
 
     def __post_init__(self):
@@ -95,12 +95,11 @@ def affine_weights(layer: Any, params: Any, x: Any) -> tuple[Array, Array]:
         TypeError, ValueError: for inputs that are no array, or do not fit the parameters.
     """
     name = type(layer).__name__
-    if not isinstance(params, (tuple, list)) or len(params) != 2:
+    checks.layer_inputs(x, name)
+    if not isinstance(params, (tuple, list)) or len(params) != 2 or not all(hasattr(p, "shape") for p in params):
         raise ValueError(f"Expected the parameters (W, b) of {name}, got {checks.describe(params)}. See its init.")
-    if not hasattr(x, "shape"):
-        raise TypeError(f"Expected an array of inputs for {name}, got {checks.describe(x)}. Pass jnp.asarray(x).")
     W, b = params
-    if not x.ndim or x.shape[-1] != W.shape[-2]:
+    if not W.ndim or x.shape[-1] != W.shape[-2]:
         raise ValueError(
             f"Expected inputs of {name} with {W.shape[-2]} features on the last axis, for which its parameters were "
             f"made, got shape {x.shape}. Call init with the shape of these inputs."
@@ -272,12 +271,13 @@ class LayerNorm(Layer):
     the mean is zero. Ba et al. 2016; as a kernel in Hron et al. 2020, appendix E.
     """
 
-    eps: Any = number(1e-12, low=0.0, is_tunable=False)
+    eps: Any = number(default=1e-12, low=0.0, is_tunable=False)
 
     def init(self, key, input_shape):
         return input_shape, ()
 
     def apply(self, params, x):
+        checks.layer_inputs(x, "LayerNorm")
         centred = x - x.mean(-1, keepdims=True)
         return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + like(self.eps, x))
 

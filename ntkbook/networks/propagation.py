@@ -94,9 +94,11 @@ def propagate(
     Poole et al. 2016, section 2.
     """
     checks.positive_int(depth, "depth")
-    checks.non_negative(q, "q")
+    checks.many_numbers(q, "q", low=0.0)
+    checks.many_numbers(c, "c", low=-1.0, high=1.0)
     W_std, b_std = _scales(activation, W_std, b_std)
     q, c = (jnp.asarray(a).astype(W_std.dtype) for a in (q, c))
+    checks.broadcasting(q=q, c=c, W_std=W_std, b_std=b_std)
     q, c, W_std, b_std = jnp.broadcast_arrays(q, c, W_std, b_std)
     return _propagate(activation, W_std, b_std, q, c, jnp.zeros(depth))
 
@@ -127,6 +129,7 @@ def _scales(activation, W_std, b_std):
         raise TypeError(f"Expected an activation such as Erf(), got {activation!r}. Activations are objects: call it.")
     checks.non_negative(W_std, "W_std")
     checks.non_negative(b_std, "b_std")
+    checks.broadcasting(W_std=W_std, b_std=b_std)
     arrays = [a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float) for a in map(jnp.asarray, (W_std, b_std))]
     dtype = jnp.result_type(*(a.dtype for a in arrays if a.ndim)) if any(a.ndim for a in arrays) else arrays[0].dtype
     return jnp.broadcast_arrays(*(checks.as_array(a, "W_std and b_std").astype(dtype) for a in arrays))

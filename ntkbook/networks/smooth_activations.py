@@ -60,9 +60,9 @@ def _shifted(wave: Any, phi: Callable, other: Callable, q1: Array, q2: Array, k:
 class Sin(_Wave):
     """phi(x) = amplitude sin(frequency x + shift)."""
 
-    amplitude: Any = number(1.0)
-    frequency: Any = number(1.0)
-    shift: Any = number(0.0)
+    amplitude: Any = number(default=1.0)
+    frequency: Any = number(default=1.0)
+    shift: Any = number(default=0.0)
 
     def phi(self, x):
         return like(self.amplitude, x) * jnp.sin(like(self.frequency, x) * x + like(self.shift, x))
@@ -75,9 +75,9 @@ class Sin(_Wave):
 class Cos(_Wave):
     """phi(x) = amplitude cos(frequency x + shift)."""
 
-    amplitude: Any = number(1.0)
-    frequency: Any = number(1.0)
-    shift: Any = number(0.0)
+    amplitude: Any = number(default=1.0)
+    frequency: Any = number(default=1.0)
+    shift: Any = number(default=0.0)
 
     def phi(self, x):
         return like(self.amplitude, x) * jnp.cos(like(self.frequency, x) * x + like(self.shift, x))
@@ -90,7 +90,7 @@ class Cos(_Wave):
 class Rbf(_Wave):
     """phi(x) = sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose NNGP is the kernel exp(-gamma |x - x'|^2)."""
 
-    gamma: Any = number(1.0, low=0.0)
+    gamma: Any = number(default=1.0, low=0.0)
 
     def phi(self, x):
         return 2**0.5 * jnp.sin(jnp.sqrt(2 * like(self.gamma, x)) * x + jnp.pi / 4)
@@ -103,34 +103,40 @@ class Rbf(_Wave):
 
 @pytree
 class Exp(Activation):
-    """phi(x) = exp(rate x)."""
+    """phi(x) = amplitude exp(rate x)."""
 
-    rate: Any = number(1.0)
+    rate: Any = number(default=1.0)
+    amplitude: Any = number(default=1.0, is_tunable=False)
 
     def phi(self, x):
-        return jnp.exp(like(self.rate, x) * x)
+        return like(self.amplitude, x) * jnp.exp(like(self.rate, x) * x)
 
     def dual(self, q1, q2, k):
         rate2 = like(self.rate, k) ** 2
-        T = jnp.exp(rate2 * ((q1 + q2) / 2 + k))
+        T = like(self.amplitude, k) ** 2 * jnp.exp(rate2 * ((q1 + q2) / 2 + k))
         return T, rate2 * T
 
 
 @pytree
 class Gaussian(Activation):
-    """phi(x) = exp(-x^2). Williams 1997, section 3.2."""
+    """phi(x) = amplitude exp(-rate x^2). Williams 1997, section 3.2."""
+
+    amplitude: Any = number(default=1.0, is_tunable=False)
+    rate: Any = number(default=1.0, low=0.0, is_tunable=False)
 
     def phi(self, x):
-        return jnp.exp(-x * x)
+        return like(self.amplitude, x) * jnp.exp(-like(self.rate, x) * x * x)
 
     def dual(self, q1, q2, k):
-        s, r, root = shares(2 * q1, 2 * q2, 2 * k)
+        a2, rate = like(self.amplitude, k) ** 2, 2 * like(self.rate, k)
+        s, r, root = shares(rate * q1, rate * q2, rate * k)
         T = s / root
-        return T, 2 * (r / root) * T * T
+        return a2 * T, a2 * rate * (r / root) * T * T
 
     def variance(self, q):
+        a2, q = like(self.amplitude, q) ** 2, like(self.rate, q) * q
         T = jax.lax.rsqrt(1 + 4 * q)
-        return T, 4 * q * T * T * T
+        return a2 * T, a2 * 4 * like(self.rate, q) * q * T * T * T
 
 
 @pytree

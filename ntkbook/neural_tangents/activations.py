@@ -41,9 +41,7 @@ def Sign() -> Triple:
 
 def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Triple:
     """a erf(b x) + c."""
-    if (a, b, c) == (1, 1, 0):
-        return of(activations.Erf(), "Erf")
-    return of(quadrature.Elementwise(lambda x: a * jax.scipy.special.erf(b * x) + c), "Erf")
+    return of(activations.Erf(a, b, c), "Erf")
 
 
 def Sigmoid_like() -> Triple:
@@ -73,13 +71,13 @@ def Rbf(gamma: float = 1.0) -> Triple:
 
 def Exp(a: float = 1, b: float = 1) -> Triple:
     """a exp(b x)."""
-    return of(smooth.Exp(b) if a == 1 else quadrature.Elementwise(lambda x: a * jnp.exp(b * x)), "Exp")
+    return of(smooth.Exp(b, a), "Exp")
 
 
 def Gaussian(a: float = 1, b: float = -1) -> Triple:
     """a exp(b x^2)."""
-    is_ours = (a, b) == (1, -1)
-    return of(smooth.Gaussian() if is_ours else quadrature.Elementwise(lambda x: a * jnp.exp(b * x * x)), "Gaussian")
+    made = smooth.Gaussian(a, -b) if b < 0 else quadrature.Elementwise(lambda x: a * jnp.exp(b * x * x))
+    return of(made, "Gaussian")
 
 
 def Gabor() -> Triple:

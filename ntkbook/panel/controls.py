@@ -50,7 +50,8 @@ class Control:
             TypeError: for what is no number.
             ValueError: outside the range, or NaN.
         """
-        plain = value.item() if getattr(value, "ndim", None) == 0 else value  # of an array without axes
+        is_zero_dim = getattr(value, "ndim", None) == 0 and hasattr(getattr(value, "dtype", None), "kind")
+        plain = value.item() if is_zero_dim else value
         if not isinstance(plain, numbers.Real):
             raise TypeError(f"Expected {name} to be a number, got {type(value).__name__} {str(value)[:40]!r}.")
         number = _as_float(plain)

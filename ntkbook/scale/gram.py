@@ -63,8 +63,10 @@ def gram(
     if mesh is not None and not isinstance(mesh, Mesh):
         raise TypeError(f"Expected a jax.sharding.Mesh, got {checks.describe(mesh)}. jax.make_mesh makes one.")
     if memory is not None:
-        checks.number(memory, "memory", low=1.0)
+        checks.single_number(memory, "memory", low=1.0)
     if store is not None:
+        if not isinstance(store, (str, os.PathLike)):
+            raise TypeError(f"Expected store to be the path of a folder, got {checks.describe(store)}.")
         return _stored(store, *checked(net, x1, x2), get, words, tile, memory, progress, mesh)
     if mesh is not None and len(mesh.local_devices) < mesh.size:
         raise ValueError("Expected a store for a mesh that spans several processes, got none: pass store=folder.")

@@ -15,6 +15,7 @@ import numpy as np
 from .. import checks
 from ..checks import warn
 from ..dynamics.large import krylov_flow
+from ..dynamics.protocol import one_number
 from ..pytrees import one_line
 from .blocks import Blocks
 
@@ -56,6 +57,11 @@ class Regression:
         """
         k = np.asarray(self._at(k_test_train, "k_test_train"), float)
         cross = k if nngp_test_train is None else np.asarray(self._at(nngp_test_train, "nngp_test_train"), float)
+        variances = checks.as_array(variances, "variances", ndim=1)
+        if cross.shape != k.shape or len(variances) != len(k):
+            raise ValueError(
+                f"Expected kernels and variances of the same {len(k)} points, got {len(cross)} and {len(variances)}."
+            )
         K, parts = self.k if nngp is None else _operator(nngp, "nngp"), []
         for i in range(0, len(k), 64):
             A = self.towards(k[i : i + 64].T).coefficients
@@ -66,8 +72,9 @@ class Regression:
     def towards(self, y: Any, start: Any = None) -> "Regression":
         """The same kernel and preconditioner, solved for other targets, (n,) or (n, o); from coefficients `start`."""
         y = _targets(y, len(self.y))
-        if start is not None and np.shape(start) != y.shape:
-            raise ValueError(f"Expected start with the shape of the targets, {y.shape}, got {np.shape(start)}.")
+        start = None if start is None else checks.as_array(start, "start")
+        if start is not None and start.shape != y.shape:
+            raise ValueError(f"Expected start with the shape of the targets, {y.shape}, got {start.shape}.")
         made = replace(self, y=y)
         columns = y.reshape(len(y), -1)
         if np.isinf(self.t):
@@ -131,9 +138,13 @@ def kernel_regression(
     k, y = _operator(k_train_train, "k_train_train"), _targets(y_train, None)
     if k.shape != (len(y), len(y)):
         raise ValueError(f"Expected a kernel of shape ({len(y)}, {len(y)}) for these targets, got {k.shape}.")
-    for value, name in ((noise, "noise"), (t, "t"), (lr, "lr"), (tolerance, "tolerance")):
-        checks.non_negative(value, name)
+    for value, name in ((noise, "noise"), (lr, "lr"), (tolerance, "tolerance")):
+        one_number(value, name, jnp.float32)  # checked, and kept in double precision
+    if isinstance(t, (list, tuple)) or np.ndim(t):
+        raise ValueError(f"Expected one time, got {checks.describe(t)}. For others, call again with this result's k.")
+    checks.non_negative(t, "t")
     checks.positive_int(max_iterations, "max_iterations")
+    checks.whole_number(seed, "seed")
     rank = min(int(4 * len(y) ** 0.5), len(y) // 4) if rank is None else rank
     checks.whole_number(rank, "rank")
     is_end = np.isinf(t)
