@@ -54,7 +54,9 @@ def one_line(node: Any) -> str:
             return f"{{{', '.join(f'{name!r}: {show(one)}' for name, one in value.items())}}}"
         return f"{value.dtype}{list(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
 
-    parts = [f"{f.name}={show(getattr(node, f.name))}" for f in dataclasses.fields(node) if f.repr]
+    is_absent = lambda f: getattr(node, f.name) is None and not f.metadata.get("is_tunable", True)
+    shown = [f for f in dataclasses.fields(node) if f.repr and not is_absent(f)]
+    parts = [f"{f.name}={show(getattr(node, f.name))}" for f in shown]
     return f"{type(node).__name__}({', '.join(parts)})"
 
 

@@ -22,6 +22,17 @@ Pair = tuple[Array, Array]
 Three = tuple[Array, Array, Array | None]
 
 
+def scale() -> Any:
+    """A field for a number of the caller's that stands beside the weights, which have a scale already: not tuned, and
+    None, the usual case, costs nothing when a network is passed to compiled code."""
+    return number(default=None, is_optional=True, is_tunable=False)
+
+
+def like_or_one(value: Any, array: Array) -> Array:
+    """`like`, with one for None."""
+    return like(1.0 if value is None else value, array)
+
+
 class Activation(Layer):
     """An elementwise function of Gaussian signals."""
 
@@ -241,24 +252,24 @@ class Erf(Activation):
     0.5
     """
 
-    amplitude: Any = number(default=1.0, is_tunable=False)
-    frequency: Any = number(default=1.0, is_tunable=False)
-    offset: Any = number(default=0.0, is_tunable=False)
+    amplitude: Any = scale()
+    frequency: Any = scale()
+    offset: Any = scale()
 
     def phi(self, x):
-        a, b, c = (like(value, x) for value in (self.amplitude, self.frequency, self.offset))
-        return a * jax.scipy.special.erf(b * x) + c
+        a, b = like_or_one(self.amplitude, x), like_or_one(self.frequency, x)
+        return a * jax.scipy.special.erf(b * x) + like(0.0 if self.offset is None else self.offset, x)
 
     def dual(self, q1, q2, k):
-        b2 = 2 * like(self.frequency, k) ** 2
+        b2 = 2 * like_or_one(self.frequency, k) ** 2
         return self._dual(b2, *shares(b2 * q1, b2 * q2, b2 * k))
 
     def variance(self, q):
-        b2 = 2 * like(self.frequency, q) ** 2
+        b2 = 2 * like_or_one(self.frequency, q) ** 2
         return self._dual(b2, *shares_of_one(b2 * q))
 
     def _dual(self, b2, s, r, root):
-        a2, c2 = like(self.amplitude, r) ** 2, like(self.offset, r) ** 2
+        a2, c2 = like_or_one(self.amplitude, r) ** 2, like(0.0 if self.offset is None else self.offset, r) ** 2
         return a2 * (2 / jnp.pi * jnp.arctan2(r, root)) + c2, a2 * b2 * (2 / jnp.pi * (s / root))
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from ..numerics import with_derivatives_of
 from ..pytrees import number, pytree, static
-from .activations import Activation, Pair, shares
+from .activations import Activation, Pair, like_or_one, scale, shares
 from .signals import like
 
 
@@ -106,14 +106,14 @@ class Exp(Activation):
     """phi(x) = amplitude exp(rate x)."""
 
     rate: Any = number(default=1.0)
-    amplitude: Any = number(default=1.0, is_tunable=False)
+    amplitude: Any = scale()
 
     def phi(self, x):
-        return like(self.amplitude, x) * jnp.exp(like(self.rate, x) * x)
+        return like_or_one(self.amplitude, x) * jnp.exp(like(self.rate, x) * x)
 
     def dual(self, q1, q2, k):
         rate2 = like(self.rate, k) ** 2
-        T = like(self.amplitude, k) ** 2 * jnp.exp(rate2 * ((q1 + q2) / 2 + k))
+        T = like_or_one(self.amplitude, k) ** 2 * jnp.exp(rate2 * ((q1 + q2) / 2 + k))
         return T, rate2 * T
 
 
@@ -121,22 +121,22 @@ class Exp(Activation):
 class Gaussian(Activation):
     """phi(x) = amplitude exp(-rate x^2). Williams 1997, section 3.2."""
 
-    amplitude: Any = number(default=1.0, is_tunable=False)
-    rate: Any = number(default=1.0, low=0.0, is_tunable=False)
+    amplitude: Any = scale()
+    rate: Any = number(default=None, low=0.0, is_optional=True, is_tunable=False)
 
     def phi(self, x):
-        return like(self.amplitude, x) * jnp.exp(-like(self.rate, x) * x * x)
+        return like_or_one(self.amplitude, x) * jnp.exp(-like_or_one(self.rate, x) * x * x)
 
     def dual(self, q1, q2, k):
-        a2, rate = like(self.amplitude, k) ** 2, 2 * like(self.rate, k)
+        a2, rate = like_or_one(self.amplitude, k) ** 2, 2 * like_or_one(self.rate, k)
         s, r, root = shares(rate * q1, rate * q2, rate * k)
         T = s / root
         return a2 * T, a2 * rate * (r / root) * T * T
 
     def variance(self, q):
-        a2, q = like(self.amplitude, q) ** 2, like(self.rate, q) * q
+        a2, q = like_or_one(self.amplitude, q) ** 2, like_or_one(self.rate, q) * q
         T = jax.lax.rsqrt(1 + 4 * q)
-        return a2 * T, a2 * 4 * like(self.rate, q) * q * T * T * T
+        return a2 * T, a2 * 4 * like_or_one(self.rate, q) * q * T * T * T
 
 
 @pytree
