@@ -367,7 +367,8 @@ def _is_earliest(data: dict[str, Any], state: dict[str, float]) -> bool:
     at = int(np.argmin(np.abs(TIMES - state["t"])))
     if at == 0 or data["to_end_last_layer"] >= NEAR:
         return False
-    return float(arrays(**{**state, "t": float(TIMES[at - 1])})["to_end_last_layer"]) >= NEAR
+    earlier: Any = {**state, "t": float(TIMES[at - 1])}
+    return float(arrays(**earlier)["to_end_last_layer"]) >= NEAR
 
 
 EXERCISES = {
