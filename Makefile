@@ -49,7 +49,7 @@ single: test-venv  ## run in float32 the tests that hold in both precisions
 claims: test-venv  ## run the book and print its claims, chapter by chapter
 	@$(PY) -m ntkbook claims notebooks
 
-bench: test-venv  ## time the library beside its peer, and store the result in benchmarks/
+bench: test-venv  ## time the library beside its peer (ten minutes), and write the README's table
 	@$(PY) benchmarks/run.py
 
 lock: test-venv  ## write constraints.txt: the newest versions that work together

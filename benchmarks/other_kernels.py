@@ -1,19 +1,28 @@
-"""Kernels beside the rectifier's: tanh, attention, and what a call costs when there is hardly anything to compute."""
+"""Kernels beside the rectifier's: tanh, attention, and what a call costs when there is hardly anything to compute.
+
+For tanh the peer is given its cheap rule, of 25 nodes, which is off by up to 2% of the largest entry; ours, by 1e-6.
+"""
 
 import numpy as np
 
 TITLE = "other kernels, float32"
 CASES = [
-    {"label": "tanh, 2 hidden layers, n = 1000, d = 20", "what": "tanh", "n": 1000, "repeats": 7, "agree_to": 1e-3},
+    {"label": "tanh, 2 hidden layers, n = 1000, d = 20", "what": "tanh", "n": 1000, "repeats": 7, "agree_to": 0.05},
     {"label": "attention over 16 tokens, n = 50", "what": "attention", "n": 50, "repeats": 7, "agree_to": 1e-4},
     {"label": "a small call: ReLU, n = 10", "what": "small", "n": 10, "repeats": 50, "agree_to": 1e-4},
 ]
+CASES = [{**case, "budget_s": 8, "diagonal_apart": True} for case in CASES]
 W_STD, B_STD = 1.5, 0.1
 
 
 def inputs(case: dict) -> np.ndarray:
     shape = (case["n"], 16, 20) if case["what"] == "attention" else (case["n"], 20)
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def bound(case: dict) -> dict | None:
+    """As of the dense kernel; none where the cost is the call, or where there is more than one way to do it."""
+    return {"product": (case["n"] // 2, 20, case["n"]), "bytes": 4 * case["n"] ** 2} if case["what"] == "tanh" else None
 
 
 def ours(case: dict):

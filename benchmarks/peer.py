@@ -49,8 +49,9 @@ def command(script: str | Path, *arguments: str) -> list[str]:
 
 
 def environment(*, float64: bool = False) -> dict[str, str]:
-    """Environment variables for either side: precision as asked, on the CPU."""
-    return {**os.environ, "JAX_ENABLE_X64": "1" if float64 else "0", "JAX_PLATFORMS": "cpu"}
+    """Environment variables for either side: precision as asked, on the CPU, no program from an earlier run."""
+    without = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return {**without, "JAX_ENABLE_X64": "1" if float64 else "0", "JAX_PLATFORMS": "cpu"}
 
 
 def _python_that_fits() -> str:

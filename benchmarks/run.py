@@ -1,7 +1,8 @@
-"""Takes all benchmarks (`python benchmarks/run.py`), or those named (`... dense convolution`), and prints the table.
+"""Takes the benchmarks (`python benchmarks/run.py`), or those named (`... dense growth`), and writes the README.
 
-On a quiet machine, please: each result records how many processes were waiting. `--quick` only tries that all of them
-run and that the values agree, and stores nothing.
+Under ten minutes on two quiet cores. Each result records how many processes were waiting, and is stored as soon as it
+is taken. `growth` is taken only by name, and panel_latency.py by itself: together they take as long again. `--quick`
+only tries that all of them run, the minutes-long cases at ten images, and that the values agree; it stores nothing.
 """
 
 import subprocess
@@ -12,23 +13,24 @@ from pathlib import Path
 import peer
 
 FOLDER = Path(__file__).resolve().parent
-ALL = ["import_time", "slider", "dense", "other_kernels", "empirical_ntk", "predict", "convolution", "growth"]
+ALL = ["dense", "predict", "instead", "other_kernels", "slider", "empirical_ntk", "import_time", "convolution"]
 
 
 def main(arguments: list[str]) -> int:
     quick = ["--quick"] if "--quick" in arguments else []
     names = [argument for argument in arguments if argument not in quick]
-    if unknown := set(names) - set(ALL):
-        raise SystemExit(f"Expected names out of {', '.join(ALL)}, got {', '.join(sorted(unknown))}.")
+    if unknown := set(names) - {*ALL, "growth"}:
+        raise SystemExit(f"Expected names out of {', '.join(ALL)}, growth, got {', '.join(sorted(unknown))}.")
     peer.make()
     begin, failed = time.perf_counter(), []
     for name in names or ALL:
-        print(f"{name} ...", flush=True)
+        print(f"{name}, at {time.perf_counter() - begin:.0f} s ...", flush=True)
         if subprocess.run([sys.executable, FOLDER / f"{name}.py", *quick]).returncode:
             failed.append(name)
     print(f"\nAll in {time.perf_counter() - begin:.0f} s.\n", flush=True)
     if not quick:
         subprocess.run([sys.executable, FOLDER / "table.py"], check=True)
+        subprocess.run([sys.executable, FOLDER.parent / "tools" / "readme.py"], cwd=FOLDER.parent, check=True)
     if failed:
         print(f"\nFailed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

@@ -4,16 +4,16 @@ import json
 
 import pairing
 
-ORDER = ["dense", "convolution", "other_kernels", "slider", "empirical_ntk", "predict", "import_time"]
+ORDER = ["dense", "convolution", "other_kernels", "predict", "slider", "empirical_ntk", "instead", "import_time"]
 
 
 def main():
     paths = [pairing.RESULTS / f"{name}.json" for name in [*ORDER, "panel_latency", "growth"]]
     results = {path.stem: json.loads(path.read_text()) for path in paths if path.exists()}
-    print("| work | ntkbook | neural-tangents | ratio |")
-    print("|---|---|---|---|")
+    print("| work | ntkbook | bound | neural-tangents | ratio |")
+    print("|---|---|---|---|---|")
     for name in [name for name in ORDER if name in results]:
-        print(f"| **{results[name]['title']}** | | | |")
+        print(f"| **{results[name]['title']}** | | | | |")
         for row in shown(results[name]["rows"]):
             print(line(row))
     if "panel_latency" in results:
@@ -51,24 +51,31 @@ def panels(rows: list[dict]) -> list[str]:
 
 
 def line(row: dict) -> str:
-    label, ours = row["case"]["label"], pairing.duration(row["ours"]["median_s"])
+    """A row: our time, what the machine alone would take, the other's time, and how many times faster we are."""
+    shown = lambda side: pairing.duration(row[side]["median_s"])
+    bound = pairing.duration(row["bound_s"]) if "bound_s" in row else ""
+    begin = f"| {row['case']['label']} | {shown('ours')} | {bound} |"
     if "jax" in row:
-        return f"| {label} | {ours} | (jax: {pairing.duration(row['jax']['median_s'])}) | {row['share_of_jax']:.2f} |"
+        return f"{begin} (jax: {shown('jax')}) | {row['share_of_jax']:.2f} |"
     if "peer" not in row:
-        return f"| {label} | {ours} | | |"
-    return f"| {label} | {ours} | {pairing.duration(row['peer']['median_s'])} | {row['times_faster']:.3g}x |"
+        return f"{begin} | |"
+    named = f" ({row['case']['named']})" if "named" in row["case"] else ""
+    return f"{begin} {shown('peer')}{named} | {row['times_faster']:.3g}x |"
 
 
 def provenance(results: dict) -> str:
     """One sentence on where and when."""
     environments = [result["environment"] for result in results.values()]
-    dates = sorted({environment["date"] for environment in environments})
+    days = [row.get("date", result["environment"]["date"]) for result in results.values() for row in result["rows"]]
+    dates = " to ".join(sorted({min(days), max(days)}))
     loads = [environment["load_average_1_min"] for environment in environments]
     pairs = [row for result in results.values() for row in result["rows"] if "peer" in row]
     ours, theirs = (pairs[0][side]["versions"] if pairs else {} for side in ("ours", "peer"))
     first = environments[0]
     return (
-        f"Medians of alternating runs after agreement of the values; {dates[-1]}, {first['processor']}, "
+        "Bound: the machine's time for the least work, measured in the same run: half of the product of the inputs "
+        "with themselves and the result written once (dense, tanh), one product for each time (predictions).\n\n"
+        f"Medians of alternating runs after agreement of the values; {dates}, {first['processor']}, "
         f"{first['cores']} cores, load {min(loads)} to {max(loads)}; jax {ours.get('jax')} beside "
         f"neural-tangents {theirs.get('neural-tangents')} with jax {theirs.get('jax')}."
     )

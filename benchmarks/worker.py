@@ -1,7 +1,8 @@
 """One side of a pair: runs the cases of one benchmark in a process of its own, on orders read from standard input.
 
 It starts in our environment or in the peer's, so it imports neither; a case's own function does. Orders and answers are
-lines of JSON: start a case (timed: it compiles), run it once more (timed), save its last result, say where it runs.
+lines of JSON: start a case (timed: it compiles), run it once more (timed), save its last result, say where it runs and
+how long the machine takes for a product of matrices and for bytes through its memory.
 """
 
 import importlib
@@ -29,7 +30,7 @@ def main(module: str, side: str):
         if order["do"] == "start":
             begin = time.perf_counter()
             run = getattr(benchmark, side)(order["case"])
-            result = jax.block_until_ready(run(0))
+            result = None if order["case"].get("once") else jax.block_until_ready(run(0))
             answer = {"seconds": time.perf_counter() - begin}
             COMPILATIONS.clear()
         elif order["do"] == "run":
@@ -38,6 +39,8 @@ def main(module: str, side: str):
             answer = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
         elif order["do"] == "save":
             np.savez(order["path"], *[np.asarray(leaf) for leaf in jax.tree_util.tree_leaves(result)])
+        elif order["do"] == "bound":
+            answer = {"seconds": _product(*order.get("product", (0, 0, 0))) + _stream(order.get("bytes", 0))}
         elif order["do"] == "describe":
             answer = {"versions": _versions(), "peak_mb": _peak_mb(), "compilations": len(COMPILATIONS)}
         print(json.dumps(answer), file=answers, flush=True)
@@ -46,6 +49,34 @@ def main(module: str, side: str):
 def _note(event: str, duration: float, **_):
     if event.endswith("backend_compile_duration"):
         COMPILATIONS.append(duration)
+
+
+def _least(run, repeats: int = 5) -> float:
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _product(rows: int, inner: int, columns: int) -> float:
+    """Seconds of one product of matrices of these sizes, in the precision of this process."""
+    if not rows * inner * columns:
+        return 0.0
+    a, b = jax.numpy.ones((rows, inner)), jax.numpy.ones((inner, columns))
+    product = jax.jit(jax.numpy.matmul)
+    return _least(lambda: product(a, b))
+
+
+def _stream(size: int) -> float:
+    """Seconds for this many bytes, read and written, at the speed of a copy that fits in no cache."""
+    if not size:
+        return 0.0
+    x = jax.numpy.ones(2**26, jax.numpy.float32)  # 256 MiB
+    copy = jax.jit(lambda x: x + 1)
+    return _least(lambda: copy(x)) * size / (2 * x.nbytes)
 
 
 def _peak_mb() -> int | None:

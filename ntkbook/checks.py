@@ -90,6 +90,11 @@ def _number_of(array: Any, reduce: Callable[[Any], Any]) -> float:
     return float(_reduced(reduce, array) if array.size > _SMALL else reduce(np.asarray(array)))
 
 
+def is_finite(array: Any) -> bool:
+    """Is a concrete array free of NaN and infinities?"""
+    return bool(_number_of(array, _is_finite))
+
+
 _SMALL = 2**16
 _reduced = jax.jit(lambda reduce, array: reduce(array), static_argnums=0)
 

@@ -7,16 +7,18 @@ The notebooks travel inside the wheel. A reader's copy is hers: a file that she 
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -171,9 +173,42 @@ def _lab(options: argparse.Namespace) -> int:
     if options.port:
         command.append(f"--ServerApp.port={options.port}")
     sys.stdout.flush()
+    environment = os.environ | compilation_cache(os.environ)
     if os.name == "posix":
-        os.execv(sys.executable, command)  # this process becomes the server: Ctrl-C and signals reach it
-    return subprocess.call(command)
+        os.execve(sys.executable, command, environment)  # this process becomes the server: Ctrl-C and signals reach it
+    return subprocess.call(command, env=environment)
+
+
+def compilation_cache(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to set so that kernels keep compiled programs from one session to the next; nothing where a reader chose.
+
+    In `ntkbook/programs` of the user's cache, one folder for each kind of processor: a program fits no other.
+    JAX writes each program once and reads broken ones as missing, so kernels may share it.
+    """
+    if {"JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"} & set(environment):
+        return {}
+    from .openml import cache_folder
+
+    folder = cache_folder() / "programs" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    fresh = time.time() - 90 * 24 * 3600
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another lab may be at it too
+            if path.stat().st_mtime < fresh:
+                path.unlink()
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05"}
+
+
+def _processor() -> str:
+    """The processor in words, with what it can do where that is told."""
+    words = platform.machine() + platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        words += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    return words
 
 
 def _claims(options: argparse.Namespace) -> int:

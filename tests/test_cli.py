@@ -316,3 +316,33 @@ def stop(process):
     except subprocess.TimeoutExpired:
         process.kill()
         time.sleep(0.1)
+
+
+def test_programs_are_kept_between_sessions_and_shared(tmp_path, monkeypatch):
+    """Two processes at once fill one cache, a third reads it, and a broken entry is computed again."""
+    monkeypatch.setenv("NTKBOOK_DATA", str(tmp_path / "cache"))
+    assert cli.compilation_cache({"JAX_COMPILATION_CACHE_DIR": "/mine"}) == {}
+    assert cli.compilation_cache({"JAX_ENABLE_COMPILATION_CACHE": "0"}) == {}
+    settings = cli.compilation_cache({})
+    folder = Path(settings["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.is_dir() and folder.is_relative_to(tmp_path)
+    code = "import jax, jax.numpy as jnp; print(float(jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((2, 2)))[0, 0]))"
+    environment = {**os.environ, **settings, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu"}
+    start = lambda: subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said = [process.communicate(timeout=120) for process in (start(), start())]
+    kept = sorted(path for path in folder.iterdir() if path.name.startswith("jit_"))
+    assert kept
+    said.append(start().communicate(timeout=120))
+    assert len({out for out, _ in said}) == 1 and not any(err for _, err in said)
+    assert sorted(path for path in folder.iterdir() if path.name.startswith("jit_")) == kept  # nothing compiled again
+    for path in kept:
+        path.write_bytes(b"broken")
+    assert start().communicate(timeout=120)[0] == said[0][0]
+    os.utime(kept[0], (0, 0))
+    cli.compilation_cache({})
+    assert not kept[0].exists()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NTKBOOK_DATA", str(tmp_path / "file"))
+    assert cli.compilation_cache({}) == {}

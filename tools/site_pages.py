@@ -310,8 +310,8 @@ def draw_benchmarks(root, folder):
 
     bars = []
     for path in sorted((root / "benchmarks" / "results").glob("*.json")):
-        if path.stem == "panel_latency":
-            continue  # its peer is a picture drawn anew
+        if path.stem in ("panel_latency", "instead"):
+            continue  # beside other things than neural-tangents
         rows = [row for row in json.loads(path.read_text())["rows"] if "times_faster" in row]
         for row in rows if len(rows) <= 6 else sorted(rows, key=lambda row: row["times_faster"])[:: len(rows) // 4]:
             bars.append((f"{path.stem.replace('_', ' ')}: {row['case']['label']}", row["times_faster"]))

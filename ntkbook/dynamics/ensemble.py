@@ -7,10 +7,12 @@ kernel function, or matrices: all lead to the same `Ensemble`. Notebooks 00 and 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -28,6 +30,7 @@ from .gaussian import (
     law_by_products,
     means,
     posterior_law,
+    turn,
 )
 from .gradient import Dynamics, gradient_flow
 from .protocol import checked_times, kernel_at, one_number, rate_of, train_kernel
@@ -43,7 +46,8 @@ def lazy(make: Callable) -> Any:
             return kept[make.__name__]
         if not checks.is_concrete(self):
             return make(self)
-        with jax.ensure_compile_time_eval():
+        # only where it is needed: it computes each constant inside a program by a program of its own
+        with nullcontext() if checks.is_concrete(jnp.zeros(())) else jax.ensure_compile_time_eval():
             kept[make.__name__] = make(self)
         return kept[make.__name__]
 
@@ -86,8 +90,8 @@ class Ensemble:
     @lazy
     def turned(self):
         """Q^T B, or its diagonal for the last layer, and Q^T y, with Q the eigenvectors of the training kernel."""
-        Q = self.dynamics.modes
-        return self._diagonal() if self.train == "last_layer" else Q.T @ self.start[0], Q.T @ self.y.reshape(len(Q), -1)
+        of_start, of_y = turn(self.dynamics.modes, None if self.train == "last_layer" else self.start[0], self.y)
+        return self._diagonal() if of_start is None else of_start, of_y
 
     @lazy
     def posterior_root(self):
@@ -184,13 +188,13 @@ class Conditioned:
         if covariance and self.k is not None and self.nngp_test is None:
             raise ValueError("Expected k_test_test for a covariance, got none. Give it, or ask for covariance=False.")
         law = self._law(checked_times(t).astype(self.ensemble.y.dtype), covariance)
-        if checks.is_concrete(law) and not all(jnp.isfinite(part).all() for part in jax.tree.leaves(law)):
+        if checks.is_concrete(law) and not all(map(checks.is_finite, jax.tree.leaves(law))):
             raise ValueError("Expected finite predictions, got NaN or infinity. Are the inputs scaled to order one?")
         return law
 
     def _law(self, t, covariance):
         made, k = self.ensemble, self.k
-        is_end = checks.is_concrete(t, self) and t.ndim == 0 and bool(jnp.isinf(t))
+        is_end = checks.is_concrete(t, self) and t.ndim == 0 and bool(np.isinf(np.asarray(t)))
         if is_end and k is not None and made.posterior_root is not None:
             return Gaussian(*posterior_law(made.posterior_root, made.y, k, self.nngp_test if covariance else None))
         if not isinstance(made.dynamics, Dynamics):

@@ -95,6 +95,12 @@ def eigenroot(k: Array, size: Any = None) -> Array:
     return modes * jnp.sqrt(eigenvalues)[None]
 
 
+@jax.jit
+def turn(Q: Array, root: Any, y: Array) -> tuple[Any, Array]:
+    """Q^T B, where there is a B, and Q^T y."""
+    return None if root is None else Q.T @ root, Q.T @ y.reshape(len(Q), -1)
+
+
 def _square(root):
     product = root @ root.T
     return (product + product.T) / 2  # not every product routine gives B B^T equal halves, to the last bit

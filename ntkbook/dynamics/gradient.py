@@ -79,13 +79,14 @@ class Dynamics(Training):
 
     def _check_limit(self):
         """At t = inf: an error where there is no limit, a warning where it is not the whole answer."""
-        top, most = float(self.lr * self.scale * self.unit_eigenvalues[0]), 2 * (1 + float(self.momentum))
+        eigenvalues = np.asarray(self.unit_eigenvalues)
+        top, most = float(self.lr) * float(self.scale) * float(eigenvalues[0]), 2 * (1 + float(self.momentum))
         if self.is_in_steps and top >= most:
             raise ValueError(
                 f"Expected a learning rate with a limit for t = inf, got lr * lambda_max = {top:.4g}, where steps "
                 f"diverge from {most:.4g} on. Lower lr: see max_learning_rate."
             )
-        warn_of_rank(int(self.rank), len(self.unit_eigenvalues))
+        warn_of_rank(int((eigenvalues > 0).sum()), len(eigenvalues))
 
 
 def gradient_flow(

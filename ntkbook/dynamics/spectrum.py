@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -42,7 +43,7 @@ def _without_rounding(eigenvalues, size=None):
 
 def refuse_indefinite(eigenvalues: Array, name: str) -> None:
     """Raises ValueError for the NaN that `eigenmodes` makes of a kernel with negative eigenvalues."""
-    if checks.is_concrete(eigenvalues) and jnp.isnan(eigenvalues).any():
+    if checks.is_concrete(eigenvalues) and np.isnan(np.asarray(eigenvalues)).any():
         raise ValueError(
             f"Expected {name} to be positive semi-definite, as every kernel is, got a negative eigenvalue. "
             "A difference of kernels, or a matrix of similarities? Training on it would diverge."
