@@ -45,7 +45,7 @@ def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> j
             raise ValueError(f"entries of type {array.dtype}")
         if jnp.issubdtype(array.dtype, jnp.integer):
             array = _exact_floats(array, name)
-        array = jnp.asarray(array)
+        array = array if isinstance(array, jax.Array) else jnp.asarray(array)
     except TypeError as error:
         raise TypeError(f"Expected {name} to be an array of floats, got {describe(x)}: {error}.") from error
     except ValueError as error:
