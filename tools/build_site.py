@@ -63,6 +63,7 @@ def build(folder, frames):
         print("The site was not built: see the lines above.", file=sys.stderr)
         return 1
     copy_notebooks(html)
+    without_drawn_icons(html)
     size = sum(path.stat().st_size for path in html.rglob("*") if path.is_file())
     pages = [path for path in html.rglob("*.html") if path.parent.name != "panels"]
     largest = max(pages, key=lambda path: path.stat().st_size)
@@ -168,6 +169,16 @@ def copy_notebooks(html):
         notebook = json.loads(path.read_text())
         notebook["cells"].insert(0, first)
         target.write_text(json.dumps(notebook, ensure_ascii=False, indent=1))
+
+
+def without_drawn_icons(html):
+    """Drops a script of the theme, 1.6 MB for each reader, that draws icons which its font has already."""
+    for path in html.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        lighter = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", "", text)
+        if lighter != text:
+            path.write_text(lighter, encoding="utf-8")
+    (html / "_static" / "scripts" / "fontawesome.js").unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- panels

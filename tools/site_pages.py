@@ -191,7 +191,7 @@ def doors(path, root):
 def claims_page(root):
     """All claims as one table that can be filtered by word, chapter and verdict."""
     rows, counts = [], []
-    columns = ("sentence", "source", "measured", "criterion", "rival", "verdict")
+    columns = ("verdict", "sentence", "source", "measured", "criterion", "rival")  # what does not fit stands last
     for path in chapters(root):
         found = claims.claims_in(json.loads(path.read_text()))
         counts += found
@@ -199,10 +199,14 @@ def claims_page(root):
             cells = "".join(f"<td>{html.escape(str(row.get(name) or ''))}</td>" for name in columns)
             link = f'<td><a href="book/{path.stem}.html">{path.stem[:2]}</a></td>'
             rows.append(f'<tr data-chapter="{path.stem[:2]}" data-verdict="{row["verdict"]}">{link}{cells}</tr>')
-    heads = ("chapter", "claim", "source", "measured here", "criterion", "rival theory", "verdict")
+    heads = ("chapter", "verdict", "claim", "source", "measured here", "criterion", "rival theory")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     options = "".join(f"<option>{path.stem[:2]}</option>" for path in chapters(root))
-    return f"""# Claims
+    return f"""---
+html_theme.sidebar_secondary.remove: true
+---
+
+# Claims
 
 Every chapter ends with a table: what a paper says, what was measured here, the criterion that was written down before
 the measurement, and the rival theory that the criterion excludes. The numbers are the stored outputs of the notebooks,

@@ -209,13 +209,13 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
   front.alt = ''; front.setAttribute('aria-hidden', 'true');
   front.style.position = 'absolute'; front.style.left = 0; front.style.top = 0;
   picture.append(front);
-  const row = document.createElement('div');
+  const row = document.createElement('div'), tall = matchMedia('(pointer: coarse)').matches ? 44 : 32;  // for a finger
   row.style.cssText = 'display:flex;flex-wrap:wrap;gap:4px 24px;margin:4px 0';
   const inputs = content.controls.map((control, which) => {
     const label = document.createElement('label'), input = document.createElement('input');
     const value = document.createElement('output'), group = document.createElement('div');
-    label.style.cssText = 'display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;min-height:32px';
-    group.style.cssText = label.style.cssText + 'flex-wrap:nowrap';
+    label.style.cssText = 'display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;min-height:' + tall + 'px';
+    group.style.cssText = label.style.cssText + ';flex-wrap:nowrap';
     input.dataset.lmSuppressShortcuts = 'true';
     input.setAttribute('aria-label', control.label + (control.unit ? ' (' + control.unit + ')' : ''));
     input.style.cssText = 'accent-color:#0072B2';
@@ -224,9 +224,12 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
       label.append(input, control.label);
     } else {
       input.type = 'range'; input.min = 0; input.max = control.values.length - 1; input.value = control.start;
-      input.style.cssText += ';flex:0 1 220px;min-width:0;width:220px;height:32px';
+      input.style.cssText += ';flex:0 1 220px;min-width:0;width:220px;height:' + tall + 'px';
       value.style.cssText = 'min-width:4em;font-variant-numeric:tabular-nums';
-      label.append(control.label, input, value);
+      const both = document.createElement('span');  // a number never parts from its slider
+      both.style.cssText = 'display:flex;align-items:center;gap:8px;min-width:0';
+      both.append(input, value);
+      label.append(control.label, both);
     }
     group.append(label);
     if (which === 0 && control.kind !== 'toggle') group.prepend(player(input, control));
@@ -243,8 +246,8 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
       reading.setAttribute('aria-live', 'polite');
     };
     button.type = 'button';
-    button.style.cssText = 'flex:none;width:32px;height:32px;padding:0;font:inherit;color:inherit;background:none;'
-      + 'cursor:pointer;border:1px solid currentColor;border-radius:4px';
+    button.style.cssText = 'flex:none;width:' + tall + 'px;height:' + tall + 'px;padding:0;font:inherit;color:inherit;'
+      + 'background:none;cursor:pointer;border:1px solid currentColor;border-radius:4px';
     button.addEventListener('click', () => {
       if (timer) return stop();
       if (Number(input.value) === last) { input.value = 0; draw(); }

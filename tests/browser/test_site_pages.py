@@ -290,6 +290,12 @@ def test_a_broken_link_is_seen(tmp_path):
     assert len(list(broken_links(tmp_path, ["a.html"]))) == 2
 
 
+def test_a_page_asks_for_no_large_script(html):
+    scripts = {path.relative_to(html).as_posix(): path.stat().st_size for path in html.rglob("*.js")}
+    assert [name for name, size in scripts.items() if size > 500_000 and "mathjax" not in name] == []
+    assert "fontawesome.js" not in (html / "index.html").read_text()
+
+
 def test_panels_are_small_and_stored_once(html, pages):
     stored = {path.stem: path.stat().st_size for path in (html / "_static" / "panels").glob("*.html")}
     assert stored and max(stored.values()) < LARGEST * 1.02  # characters beyond ASCII are two bytes
