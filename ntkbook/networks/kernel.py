@@ -275,8 +275,8 @@ def _ends(k, words):
 @jax.jit
 def _symmetric(blocks):
     """Sums in another order may differ in the last bit."""
-    upper = jnp.tri(len(blocks[0]), dtype=bool).T
-    return tuple(jnp.where(upper, block, block.T) for block in blocks)
+    i = jax.lax.optimization_barrier(jnp.arange(len(blocks[0])))  # folding 500 rows of constants takes a minute
+    return tuple(jnp.where(i[:, None] <= i[None], block, block.T) for block in blocks)
 
 
 @jax.jit
