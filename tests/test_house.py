@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ntkbook"
 # A file imports only from files above it; packages stand in this order too. A new file takes its place here; panels and
 # exercises are one floor each.
 ORDER = """
-version numerics checks pytrees openml data torch_models
+version numerics checks pytrees openml memory data torch_models
 networks
 networks/tiles networks/positions networks/signals networks/kernel networks/activations
 networks/smooth_activations networks/averages networks/mehler networks/quadrature networks/layers networks/paths
