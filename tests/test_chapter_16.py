@@ -15,6 +15,7 @@ import pytest
 import ntkbook as nb
 from ntkbook.data import digits
 from ntkbook.exercises import chapter_16
+from ntkbook.memory import drop_programs
 from ntkbook.panels import PANELS
 from ntkbook.panels import kernels_at_work as chapter
 
@@ -239,6 +240,7 @@ def test_the_stored_numbers_are_those_of_pytorch():
     }
     here |= {"x": np.asarray(x), "y": np.asarray(y), "x_test": np.asarray(x_test)}
     here |= {"labels_test": np.asarray(y_test).argmax(1)}
+    here |= {"drop_programs": drop_programs}
     for source in (training, stored, re.findall(r"```python\n(.*?)```", text, re.S)[0]):
         exec(source, here)
     for step, params in here["moments"].items():

@@ -20,12 +20,15 @@ API = {
     "networks": ("Networks and their kernels", "networks"),
     "finite": ("Finite width", "finite"),
     "dynamics": ("Training in function space", "dynamics"),
+    "scale": ("Past one machine's memory", "scale"),
 }
 DOORS_OF_THE_REST = {
     "data": "digits circle sine mnist cifar10",
     "claims": "Claim table between below above equal near",
     "panel": "Panel slider whole choice toggle powers_of_two Predict Mission link",
     "plots": "columns frame line points band",
+    "torch_models": "from_torch",
+    "kernel_report": "report",
 }
 
 
@@ -249,7 +252,7 @@ def api_pages(root):
         for name, (title, folder) in API.items()
     }
     rest = [(module, name) for module, names in DOORS_OF_THE_REST.items() for name in names.split()]
-    pages["rest"] = api_page("Data, claims, panels, plots", rest, root)
+    pages["rest"] = api_page("Data, claims, panels, plots, models", rest, root)
     pages["index"] = (
         "# The library\n\nGrouped as the folders of the package are.\n\n```{toctree}\n"
         + "\n".join([*API, "rest"])

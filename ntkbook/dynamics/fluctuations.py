@@ -64,7 +64,7 @@ def monte_carlo_kernel(
     checks.positive_int(n_networks, "n_networks")
     checks.one_of(get, "get", ("nngp", "ntk"))
     checks.one_key(key)
-    checks.single_number(memory, "memory", low=1.0)
+    checks.single_number(memory, "memory", low=0.0)
     if n_networks < 2:
         raise ValueError("Expected at least two networks for a standard error, got 1.")
     init, apply = init_and_apply(net)

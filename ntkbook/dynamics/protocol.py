@@ -123,11 +123,14 @@ def checked_times(t: Any) -> Array:
     Raises:
         TypeError, ValueError: for anything else.
     """
-    checks.non_negative(t, "t")
+    if isinstance(t, (list, tuple)):
+        checks.non_negative(t, "t")  # rows of one length, of numbers
+        t = jnp.asarray(t)
     if np.ndim(t) > 1 or np.size(t) == 0:
         raise ValueError(
             f"Expected t to be a number or an array (T,), got shape {np.shape(t)}. Time comes first, inputs second."
         )
+    checks.non_negative(t, "t")
     return jnp.asarray(t)
 
 

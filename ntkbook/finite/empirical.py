@@ -69,7 +69,7 @@ def empirical_ntk(
     """
     checks.one_of(method, "method", METHODS)
     checks.one_of(outputs, "outputs", ("mean", "full"))
-    checks.single_number(memory, "memory", low=1.0)
+    checks.single_number(memory, "memory", low=0.0)
     given = x1, x2
     x1, x2 = _inputs(x1, x2)
     if hasattr(f, "own_empirical_ntk"):  # a model that JAX cannot differentiate brings its own derivatives
