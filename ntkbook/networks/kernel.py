@@ -198,9 +198,9 @@ class KeepsPositions(Exception):
 def _all_pairs(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...]) -> tuple[Array, ...]:
     blocks = program(net, x1, x2, words)
     if checks.is_concrete(blocks):
-        if x2 is None and blocks[0].ndim == 2 and len(x1) > FEW:
+        if x2 is None and blocks[0].ndim == 2:
             blocks = _symmetric(blocks)
-        is_small = blocks[0].size <= FEW**2  # to start a program takes longer than to look at few numbers
+        is_small = blocks[0].size <= FEW  # to start a program takes longer than to look at few numbers
         looked_at = all(np.isfinite(np.asarray(block)).all() for block in blocks) if is_small else _are_finite(blocks)
         _check_range(bool(looked_at), blocks[0])
     return blocks
@@ -238,7 +238,7 @@ def _check_range(is_finite: bool, block: Any) -> None:
         )
 
 
-FEW = 64  # points: up to here the calls of a program cost more than what it computes
+FEW = 2**14  # entries: up to here the call of a program costs more than a pass over them
 # Entries of one array of a tile: with the few arrays that a layer touches at a time, about a core's cache.
 ENTRIES_PER_TILE = {"cpu": 2**16, "gpu": 2**24, "tpu": 2**24}
 
@@ -254,9 +254,7 @@ def tile_side(net: Layer, x: Any) -> int:
 @partial(jax.jit, static_argnames="words")
 def program(net, x1, x2, words):
     """The kernels of these names: the compiled part."""
-    blocks = _ends(through(net, input_signals(x1, x2, net.requires(frozenset({"all"})))), words)
-    is_small = x2 is None and blocks[0].ndim == 2 and len(x1) <= FEW
-    return _symmetric(jax.lax.optimization_barrier(blocks)) if is_small else blocks
+    return _ends(through(net, input_signals(x1, x2, net.requires(frozenset({"all"})))), words)
 
 
 @partial(jax.jit, static_argnames=("words", "width", "is_same"))
@@ -269,7 +267,7 @@ def _ends(k, words):
     return tuple(positions.examples_first(getattr(k, word)) for word in words)
 
 
-# Two more passes over a result, apart if it is large: compiled together they would compute all of it again.
+# Two more passes over a result, apart: compiled together with it they would compute all of it again.
 
 
 @jax.jit
