@@ -168,6 +168,8 @@ def compute(
     """
     most = max(len(x1), 0 if x2 is None else len(x2))
     side = tile or tile_side(net, x1)
+    if tile is None and x1.ndim > 2 and side < most <= 4 * side:
+        side = -(-most // -(-most // side))  # few tiles are of equal size: with positions what fills up the last costs
     is_known = checks.is_concrete(net, x1, x2)
     rows = rows_on(mesh, x1) if is_known else None
     if rows is None and (most <= side or not is_known):
@@ -246,8 +248,10 @@ ENTRIES_PER_TILE = {"cpu": 2**16, "gpu": 2**24, "tpu": 2**24}
 def tile_side(net: Layer, x: Any) -> int:
     """As many examples as fill the cache, given how many pairs of positions the network keeps for each pair."""
     sizes = prod(x.shape[1:-1])
-    pairs = sizes**2 if net.requires(frozenset()) & {"all", "inside"} else sizes
-    side = (ENTRIES_PER_TILE[jax.default_backend()] / pairs) ** 0.5
+    entries, pairs = ENTRIES_PER_TILE[jax.default_backend()], sizes
+    if net.requires(frozenset()) & {"all", "inside"}:
+        entries, pairs = 4 * entries, sizes**2  # measured: here a call costs more than a cache that is too small
+    side = (entries / pairs) ** 0.5
     return max(4, 2 ** int(log2(max(side, 1))))  # whole vectors: tiles of 5 take twice the time of tiles of 8
 
 
