@@ -20,7 +20,8 @@ MOST = 2**31 - 1  # a larger width or depth is a slip
 
 def is_concrete(*values: Any) -> bool:
     """Are all these values known now, rather than tracers of a transformation?"""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+    leaves = values if all(isinstance(value, jax.Array) for value in values) else jax.tree.leaves(values)
+    return not any(isinstance(leaf, Tracer) for leaf in leaves)
 
 
 def as_array(x: Any, name: str, *, ndim: int | Sequence[int] | None = None) -> jax.Array:

@@ -173,14 +173,14 @@ def compute(
     is_known = checks.is_concrete(net, x1, x2)
     rows = rows_on(mesh, x1) if is_known else None
     if rows is None and (most <= side or not is_known):
-        return _all_pairs(net, x1, x2, words)
+        return _all_pairs(net, x1, x2, words, is_known)
     devices = [] if rows is None else sorted(rows.device_set, key=lambda device: device.id)
     if tile is None:
         side = busy_side(side, len(x1), most, len(devices))
     try:
         blocks = tiled(partial(block_of, on_host(net), words=words), x1, x2, side, progress=progress, devices=devices)
     except KeepsPositions:
-        return _all_pairs(net, _on_one_device(x1), _on_one_device(x2), words)
+        return _all_pairs(net, _on_one_device(x1), _on_one_device(x2), words, is_known)
     return tuple(as_jax(block) if rows is None else jax.device_put(block, rows) for block in blocks)
 
 
@@ -197,9 +197,9 @@ class KeepsPositions(Exception):
     """The kernel of a tile has position axes, which are not put together from tiles."""
 
 
-def _all_pairs(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...]) -> tuple[Array, ...]:
+def _all_pairs(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...], is_known: bool) -> tuple[Array, ...]:
     blocks = program(net, x1, x2, words)
-    if checks.is_concrete(blocks):
+    if is_known:
         if x2 is None and blocks[0].ndim == 2:
             blocks = _symmetric(blocks)
         is_small = blocks[0].size <= FEW  # to start a program takes longer than to look at few numbers
@@ -208,7 +208,7 @@ def _all_pairs(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...]) 
     return blocks
 
 
-def block_of(net: Layer, x1: np.ndarray, x2: np.ndarray | None, words: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+def block_of(net: Layer, x1: Any, x2: Any, words: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     """The kernels of these names of the rows of one tile, on the device of the caller's choice.
 
     Raises:

@@ -5,6 +5,7 @@
 
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,7 @@ ALIGNMENT = 64  # bytes
 
 
 def tiled(
-    f: Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, ...]],
+    f: Callable[[Any, Any], tuple[np.ndarray, ...]],
     x1: Array | np.ndarray,
     x2: Array | np.ndarray | None,
     tile: int,
@@ -33,16 +34,20 @@ def tiled(
     is computed by the same program wherever it is, so that no bit depends on how many there are.
     """
     is_same, n1, n2 = x2 is None, len(x1), len(x1 if x2 is None else x2)
-    rows = _padded(x1, tile)
-    columns = rows if x2 is None else _padded(x2, tile)
+    place = jax.numpy.asarray if devices == [] or devices == () else np.asarray  # once, where JAX goes by itself
+    rows = _cut(x1, tile, place)
+    columns = rows if x2 is None else _cut(x2, tile, place)
     results: list[np.ndarray] = []
+    first = threading.Lock()
 
-    def block(i: int, j: int) -> tuple[np.ndarray, ...]:
-        return f(rows[i : i + tile], None if is_same and i == j else columns[j : j + tile])
-
-    def fill(corner: tuple[int, int], blocks: tuple[np.ndarray, ...] | None = None) -> None:
+    def fill(corner: tuple[int, int]) -> None:
         i, j = corner
-        for result, entries in zip(results, blocks or block(i, j)):
+        blocks = f(rows[i], None if is_same and i == j else columns[j])
+        with first:  # only a tile tells how many matrices there are, of what precision
+            if not results:
+                results.extend(_aligned((n1, n2), entries.dtype) for entries in blocks)
+        i, j = i * tile, j * tile
+        for result, entries in zip(results, blocks):
             entries = entries[: n1 - i, : n2 - j]
             result[i : i + tile, j : j + tile] = entries
             if is_same and i != j:
@@ -50,11 +55,8 @@ def tiled(
             elif is_same:  # sums in another order may differ in the last bit
                 result[i : i + tile, i : i + tile] = np.triu(entries) + np.triu(entries, 1).T
 
-    corners = [(i, j) for i in range(0, n1, tile) for j in range(0, n2, tile) if not is_same or i <= j]
-    first = block(*corners[0])  # tells how many matrices there are, of what precision
-    results += [_aligned((n1, n2), entries.dtype) for entries in first]
-    fill(corners[0], first)
-    for _ in _with_bar(spread(fill, corners[1:], devices), len(corners), progress):
+    corners = [(i, j) for i in range(len(rows)) for j in range(len(columns)) if not is_same or i <= j]
+    for _ in _with_bar(spread(fill, corners, devices), len(corners), progress):
         pass  # an error in a worker is raised here
     return results
 
@@ -121,10 +123,14 @@ def as_jax(result: np.ndarray) -> Array:
     return jax.numpy.from_dlpack(result) if is_host else jax.numpy.asarray(result)
 
 
-def _padded(x: Array | np.ndarray, tile: int) -> np.ndarray:
+def _cut(x: Array | np.ndarray, tile: int, place: Callable[[np.ndarray], Any]) -> list[Any]:
+    """The rows of each tile, the last filled up with opposite ones."""
     host = np.asarray(x)
     missing = -len(host) % tile
-    return np.concatenate([host, np.resize(-host, (missing, *host.shape[1:]))]) if missing else host
+    parts = [host[i : i + tile] for i in range(0, len(host), tile)]
+    if missing:
+        parts[-1] = np.concatenate([parts[-1], np.resize(-host, (missing, *host.shape[1:]))])
+    return [place(part) for part in parts]
 
 
 def _with_bar(steps: Iterator[Any], total: int, progress: bool) -> Iterator[Any]:
@@ -132,4 +138,4 @@ def _with_bar(steps: Iterator[Any], total: int, progress: bool) -> Iterator[Any]
         return steps
     from tqdm.auto import tqdm
 
-    return iter(tqdm(steps, total=total, initial=1, desc="kernel", unit="tile"))
+    return iter(tqdm(steps, total=total, desc="kernel", unit="tile"))
