@@ -153,7 +153,7 @@ def largest_eigenvalue(k: Float[Array, "n n"]) -> Float[Array, ""]:
     return largest
 
 
-_DIRECT, _CHUNK, _CHUNKS = 256, 24, 8  # rows up to which all eigenvalues are as fast; steps between looks, looks
+_DIRECT, _CHUNK, _CHUNKS = 256, 8, 24  # rows up to which all eigenvalues are as fast; steps between looks, looks
 
 
 @jax.custom_jvp
