@@ -29,7 +29,7 @@ kernel_report
 scale
 scale/blocks scale/disk_arrays scale/store scale/gram scale/regression
 interop/bridge interop/estimators interop/sklearn interop/gpytorch interop/tinygp interop
-neural_tangents/kernels neural_tangents/wiring neural_tangents/activations neural_tangents/stax
+neural_tangents/kernels neural_tangents/wiring neural_tangents/stax
 neural_tangents/batching neural_tangents/empirical neural_tangents/predict
 neural_tangents
 claims

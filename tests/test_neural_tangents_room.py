@@ -177,6 +177,18 @@ def test_training_ends_in_the_targets_without_a_prior():
     np.testing.assert_allclose(law.covariance, 0, atol=1e-12)
 
 
+def test_a_first_call_inside_jit_leaves_nothing_behind(optimized):
+    """What is kept between calls is not what JAX was tracing; and tiles go to the host where nothing is traced."""
+    kernel_fn = nt.stax.serial(nt.stax.Dense(4, 1.3, 0.2), nt.stax.Relu(), nt.stax.Dense(1))[2]
+    predict = nt.predict.gradient_descent_mse_ensemble(kernel_fn, FLAT, TARGETS)
+    inside = jax.jit(lambda t: predict(t, FLAT2, "ntk"))(2.0)
+    np.testing.assert_allclose(predict(2.0, FLAT2, "ntk"), inside, rtol=1e-8)
+    tiles = nt.batch(kernel_fn, batch_size=3, store_on_device=False)
+    inside, outside = jax.jit(lambda x: tiles(x, None, "ntk"))(FLAT), tiles(FLAT, None, "ntk")
+    assert isinstance(outside, np.ndarray)
+    np.testing.assert_allclose(inside, outside, rtol=1e-8)
+
+
 def test_kernels_pass_in_tiles_too():
     """A batched function of Kernels, and of the inputs of the first network: one result."""
     stax = nt.stax

@@ -1,13 +1,13 @@
 """Tiles of any kernel function k(x1, x2): the guest's `batch`."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import checks
 from .kernels import Kernel
 
 
@@ -29,20 +29,20 @@ def batch(
         is_same = x1.cov2 is None if is_kernel else x2 is None
 
         def tile(i, j):
+            rows, columns = slice(i, i + batch_size), slice(j, j + batch_size)
             if is_kernel:
-                inputs = (_tile_of_kernel(x1, i, j, batch_size), x2)
-            else:
-                second = x1 if x2 is None else x2
-                inputs = (_part(x1, i, batch_size), None if is_same and i == j else _part(second, j, batch_size))
-            out = kernel_fn(*inputs, *arguments, **options)
-            return out if store_on_device else jax.tree.map(np.asarray, out)
+                return kernel_fn(_part_of_kernel(x1, rows, columns, is_same and i == j), x2, *arguments, **options)
+            second = None if is_same and i == j else _part(x1 if x2 is None else x2, columns)
+            return kernel_fn(_part(x1, rows), second, *arguments, **options)
 
-        columns = range(0, n2, batch_size)
-        tiles = [[tile(i, j) for j in columns] for i in range(0, n1, batch_size)]
-        library = jnp if store_on_device else np
+        is_host = not store_on_device and checks.is_concrete(x1, x2, arguments)  # numpy holds nothing that jit traces
+        library = np if is_host else jnp
+        kept = lambda tile: jax.tree.map(library.asarray, tile)
+        tiles = [[kept(tile(i, j)) for j in range(0, n2, batch_size)] for i in range(0, n1, batch_size)]
         if isinstance(tiles[0][0], Kernel):
             return _joined_kernels(tiles, is_same, library)
-        return jax.tree.map(lambda *leaves: _joined(leaves, len(columns), library), *sum(tiles, []))
+        join = lambda *leaves: leaves[0] if leaves[0].ndim < 2 else _joined(leaves, len(tiles), library)
+        return jax.tree.map(join, *sum(tiles, []))
 
     return batched
 
@@ -51,47 +51,37 @@ def _count(x: Any) -> int:
     return len(jax.tree.leaves(x)[0])
 
 
-def _part(x: Any, start: int, size: int) -> Any:
-    return jax.tree.map(lambda a: a[start : start + size], x)
+def _part(x: Any, rows: slice) -> Any:
+    return jax.tree.map(lambda a: a[rows], x)
 
 
-def _tile_of_kernel(k: Kernel, i: int, j: int, size: int) -> Kernel:
-    rows, columns = slice(i, i + size), slice(j, j + size)
-    cov2 = None if k.cov2 is None and i == j else (k.cov1 if k.cov2 is None else k.cov2)[columns]
-    shape = lambda full, part: None if full is None else (len(part), *full[1:])
-    cov1, nngp = k.cov1[rows], k.nngp[rows, columns]
-    return k.replace(
-        nngp=nngp,
-        ntk=None if k.ntk is None else k.ntk[rows, columns],
-        cov1=cov1,
-        cov2=cov2,
-        shape1=shape(k.shape1, nngp),
-        shape2=shape(k.shape2, nngp[0]),
-    )
+def _joined(tiles: Any, n_rows: int, library: Any) -> Any:
+    """Tiles of pairs, row after row, as one array."""
+    n = len(tiles) // n_rows
+    rows = [library.concatenate(tiles[i : i + n], axis=1) for i in range(0, len(tiles), n)]
+    return library.concatenate(rows, axis=0)
 
 
-def _joined(leaves: Any, columns: int, library: Any) -> Any:
-    if np.ndim(leaves[0]) < 2:
-        return leaves[0]  # no pairs: a count, say
-    rows = [leaves[i : i + columns] for i in range(0, len(leaves), columns)]
-    return library.concatenate([library.concatenate(row, axis=1) for row in rows], axis=0)
+def _part_of_kernel(k: Kernel, rows: slice, columns: slice, is_same: bool) -> Kernel:
+    pairs = _part({"nngp": k.nngp[:, columns], "ntk": None if k.ntk is None else k.ntk[:, columns]}, rows)
+    cov2 = None if is_same else (k.cov1 if k.cov2 is None else k.cov2)[columns]
+    return _with_shapes(k.replace(**pairs, cov1=k.cov1[rows], cov2=cov2))
 
 
-def _joined_kernels(tiles: Any, is_same: bool, library: Any) -> Kernel:
-    flat = sum(tiles, [])
-    join = lambda name: _joined([getattr(k, name) for k in flat], len(tiles[0]), library)
-    along = lambda parts: library.concatenate(parts, axis=0)
-    second = along([k.cov1 if k.cov2 is None else k.cov2 for k in tiles[0]])
-    first = tiles[0][0]
-    shape = lambda n: None if first.shape1 is None else (n, *first.shape1[1:])
-    nngp = join("nngp")
-    return dataclasses.replace(
-        first,
-        nngp=nngp,
-        ntk=None if first.ntk is None else join("ntk"),
-        cov1=along([row[0].cov1 for row in tiles]),
-        cov2=None if is_same else second,
+def _joined_kernels(tiles: Sequence[Sequence[Kernel]], is_same: bool, library: Any) -> Kernel:
+    flat, first = [k for row in tiles for k in row], tiles[0][0]
+    ntk = None if first.ntk is None else _joined([k.ntk for k in flat], len(tiles), library)
+    made = first.replace(
+        nngp=_joined([k.nngp for k in flat], len(tiles), library),
+        ntk=ntk,
+        cov1=library.concatenate([row[0].cov1 for row in tiles]),
+        cov2=None if is_same else library.concatenate([k.cov1 if k.cov2 is None else k.cov2 for k in tiles[0]]),
         x1_is_x2=jnp.asarray(is_same),
-        shape1=shape(nngp.shape[0]),
-        shape2=shape(nngp.shape[1]),
     )
+    return _with_shapes(made)
+
+
+def _with_shapes(k: Kernel) -> Kernel:
+    """The kernel, with the numbers of examples that it has."""
+    shapes = ((n, *shape[1:]) if shape else None for n, shape in zip(k.nngp.shape, (k.shape1, k.shape2)))
+    return k.replace(**dict(zip(("shape1", "shape2"), shapes)))

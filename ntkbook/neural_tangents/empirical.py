@@ -6,7 +6,7 @@ where the example axis is diagonal.
 """
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..finite import empirical, functions, programs
 from ..finite import linearize as expansions
@@ -46,24 +45,18 @@ class _WithOptions:
         return self.f(params, x, **self.options)
 
 
-def _with_options(f: Callable, options: dict[str, Any], side: int) -> Callable:
-    """f with the options for x1 (side 0) or x2: what is a pair has one for each."""
-    mine = {
-        key: value[side] if isinstance(value, tuple) and len(value) == 2 else value for key, value in options.items()
-    }
-    return _WithOptions(f, mine) if mine else f
+def _sides(f: Callable, x2: Any, options: dict[str, Any]) -> tuple[Callable, Callable]:
+    """f with its options, for x1 and for x2: of a pair, and of a random key, each has its own."""
+    key = options.get("rng")
+    if x2 is not None and key is not None and not isinstance(key, tuple):
+        options = {**options, "rng": tuple(jax.random.split(key))}
+    of = lambda side: _WithOptions(f, {name: v[side] if _is_pair(v) else v for name, v in options.items()})
+    first = of(0) if options else f
+    return first, first if x2 is None or not any(map(_is_pair, options.values())) else of(1)
 
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2
-
-
-def _split(options: dict[str, Any], has_two: bool) -> dict[str, Any]:
-    """A random key becomes one for each input."""
-    key = options.get("rng")
-    if key is None or isinstance(key, tuple) or not has_two:
-        return options
-    return {**options, "rng": tuple(jax.random.split(key))}
 
 
 def linearize(f: Callable, params: Any) -> Callable:
@@ -84,40 +77,41 @@ def taylor_expand(f: Callable, params: Any, degree: int) -> Callable:
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _axes(axes: Any, ndim: int) -> tuple[int, ...]:
-    return tuple(sorted({axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes)})) if ndim else ()
-
-
 def _static(axes: Any) -> Any:
     return axes if isinstance(axes, int) else tuple(axes)
 
 
-def _contract(a: Any, b: Any, ndim: int, trace_axes: Any, diagonal_axes: Any) -> Any:
-    """Products of what two sets of outputs have, `ndim` output axes and then any others, over these others.
+def _letters(shape: Sequence[int], trace_axes: Any, diagonal_axes: Any) -> tuple[list[int], list[int], int]:
+    """(second, kernel, count): which axes a kernel has of outputs with letters 0, 1, ... and of `second` ones.
 
-    Of each output axis there are two in the result, one if it is diagonal, and none, averaged, if it is traced.
+    There are two axes of each axis of the outputs, one if it is diagonal, and none, averaged over `count`, if traced.
     """
-    traced, diagonal = _axes(trace_axes, ndim), _axes(diagonal_axes, ndim)
-    if set(traced) & set(diagonal):
-        raise ValueError(f"Expected axes that are traced or diagonal, got both for {set(traced) & set(diagonal)}.")
-    rest = [2 * ndim + i for i in range(a.ndim - ndim)]
-    second = [i if i in traced or i in diagonal else ndim + i for i in range(ndim)]
-    out = [j for i in range(ndim) if i not in traced for j in ([i] if i in diagonal else [i, ndim + i])]
-    precision = jax.lax.Precision.HIGHEST
+    n = len(shape)
+    positive = lambda axes: {axis % n for axis in ((axes,) if isinstance(axes, int) else axes) if n}
+    traced, diagonal = positive(trace_axes), positive(diagonal_axes)
+    if traced & diagonal:
+        raise ValueError(f"Expected axes that are traced or diagonal, got both for {traced & diagonal}.")
+    second = [i if i in traced | diagonal else n + i for i in range(n)]
+    kernel = [j for i in range(n) if i not in traced for j in ([i] if i in diagonal else [i, n + i])]
+    return second, kernel, prod(shape[i] for i in traced)
+
+
+def _contract(a: Any, b: Any, shape: Sequence[int], trace_axes: Any, diagonal_axes: Any) -> Any:
+    """Products of what two sets of outputs, of `shape`, have, over all axes that follow."""
+    n = len(shape)
+    second, kernel, count = _letters(shape, trace_axes, diagonal_axes)
+    rest = [2 * n + i for i in range(a.ndim - n)]
     product: Any = jnp.einsum  # of operands and their lists of axes in turn
-    total = product(a, [*range(ndim), *rest], b, [*second, *rest], out, precision=precision)
-    return total / prod(a.shape[i] for i in traced)
+    precision = jax.lax.Precision.HIGHEST
+    return product(a, [*range(n), *rest], b, [*second, *rest], kernel, precision=precision) / count
 
 
 def _jacobian(f: Callable, params: Any, x: Any, is_by_example: bool) -> Any:
     """df/dparams: a tree of outputs, of trees of parameters; with one pass per example and output if they are apart."""
     if not is_by_example:
         return jax.jacrev(f)(params, x)
-    return jax.vmap(lambda x: jax.tree.map(lambda a: a[0], jax.jacrev(f)(params, _only(x))))(x)
-
-
-def _only(x: Any) -> Any:
-    return jax.tree.map(lambda a: a[None], x)
+    one = lambda x: jax.jacrev(f)(params, jax.tree.map(lambda a: a[None], x))
+    return jax.vmap(lambda x: jax.tree.map(lambda a: a[0], one(x)))(x)
 
 
 def _first(x: Any) -> Any:
@@ -129,19 +123,12 @@ def _is_apart(f: Callable, params: Any, x: Any, vmap_axes: Any) -> bool:
     if vmap_axes is not None:
         spread = vmap_axes if isinstance(vmap_axes, tuple) and len(vmap_axes) == 3 else (vmap_axes, vmap_axes, {})
         return all(axis == 0 for axis in jax.tree.leaves(spread[:2])) and not spread[2]
-    if not _is_array(x) or not np.ndim(x):
+    if isinstance(x, list):  # a tree there, rows here
         return False
-    x = jnp.asarray(x)
     try:
-        out = jax.eval_shape(f, params, x)
-        is_one = isinstance(out, jax.ShapeDtypeStruct) and out.ndim > 0 and out.shape[0] == len(x)
-        return is_one and functions.are_apart(f, params, x)
+        return functions.are_apart(f, params, functions.as_examples(x, "x1"))
     except (TypeError, ValueError):
         return False
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, (np.ndarray, jax.Array))
 
 
 def empirical_ntk_fn(
@@ -159,40 +146,27 @@ def empirical_ntk_fn(
     Axes in `trace_axes` are averaged over and absent, those in `diagonal_axes` appear once. A tree of outputs gives a
     tree of kernels.
     """
+    axes = _static(trace_axes), _static(diagonal_axes)
 
     def ntk_fn(x1: Any, x2: Any, params: Any, **options: Any) -> Any:
-        options = _split(options, x2 is not None)
-        f1, f2 = _with_options(f, options, 0), _with_options(f, options, 1)
+        f1, f2 = _sides(f, x2, options)
         is_apart = _is_apart(f1, params, x1, vmap_axes)
-        shared = not any(map(_is_pair, options.values()))
-        if is_apart and shared and _is_array(x1) and (x2 is None or _is_array(x2)):
-            out = jax.eval_shape(f1, params, x1)
-            if isinstance(out, jax.ShapeDtypeStruct) and out.ndim > 0:
-                traced, diagonal = _axes(trace_axes, out.ndim), _axes(diagonal_axes, out.ndim)
-                if 0 not in traced + diagonal:
-                    method = _METHODS[int(implementation)]
-                    return _fast(f1, params, x1, x2, out.shape[1:], traced, diagonal, method)
-        if x2 is None:
-            x2, f2 = x1, f1
-        seen = lambda x: _first(x) if is_apart else x
-        pair = tuple(programs.trace(f, params, seen(x)) for f, x in ((f1, x1), (f2, x2)))
-        return _slow(pair, params, (x1, x2), is_apart, _static(trace_axes), _static(diagonal_axes))
+        out = jax.eval_shape(f1, params, x1)
+        if is_apart and f1 is f2 and not isinstance(x1, list) and isinstance(out, jax.ShapeDtypeStruct) and out.ndim:
+            n, shape = out.ndim, out.shape
+            second, kernel, count = _letters(shape, *axes)
+            if {0, n} <= set(kernel):  # all pairs of examples
+                method, is_mean = _METHODS[int(implementation)], len(kernel) == 2
+                k = empirical.empirical_ntk(f1, params, x1, x2, method=method, outputs="mean" if is_mean else "full")
+                if is_mean:
+                    return k
+                k = k.reshape(*k.shape[:2], *shape[1:], *shape[1:])
+                return jnp.einsum(k, [0, n, *range(1, n), *second[1:]], kernel) / count
+        sides = (f1, x1), (f2, x1 if x2 is None else x2)
+        pair = tuple(programs.trace(g, params, _first(x) if is_apart else x) for g, x in sides)
+        return _slow(pair, params, tuple(x for _, x in sides), is_apart, *axes)
 
     return ntk_fn
-
-
-def _fast(f, params, x1, x2, outputs, traced, diagonal, method):
-    """By the methods of this library: kernels of every pair of examples."""
-    if len(traced) == len(outputs):
-        return empirical.empirical_ntk(f, params, x1, x2, method=method)
-    full = empirical.empirical_ntk(f, params, x1, x2, method=method, outputs="full")
-    full = full.reshape(*full.shape[:2], *outputs, *outputs)
-    n = len(outputs)
-    second = [i if i + 1 in traced + diagonal else n + i for i in range(n)]
-    out = [j for i in range(n) if i + 1 not in traced for j in ([i] if i + 1 in diagonal else [i, n + i])]
-    pairs = [2 * n, 2 * n + 1]
-    total = jnp.einsum(full, [*pairs, *range(n), *second], [*pairs, *out])
-    return total / prod(outputs[i - 1] for i in traced)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
@@ -203,8 +177,9 @@ def _slow(pair, params, inputs, is_apart, trace_axes, diagonal_axes):
     leaves, structure = jax.tree.flatten(jax.eval_shape(pair[0], params, seen))
 
     def kernel(j1, j2, out):
-        parts = zip(jax.tree.leaves(j1), jax.tree.leaves(j2), strict=True)
-        return sum(_contract(a, b, out.ndim, trace_axes, diagonal_axes) for a, b in parts)
+        parts = list(zip(jax.tree.leaves(j1), jax.tree.leaves(j2), strict=True))
+        shape = parts[0][0].shape[: out.ndim]
+        return sum(_contract(a, b, shape, trace_axes, diagonal_axes) for a, b in parts)
 
     pairs = zip(*map(structure.flatten_up_to, jacobians), leaves)
     return jax.tree.unflatten(structure, [kernel(j1, j2, out) for j1, j2, out in pairs])
@@ -212,12 +187,12 @@ def _slow(pair, params, inputs, is_apart, trace_axes, diagonal_axes):
 
 def empirical_nngp_fn(f: Callable, trace_axes: Any = (-1,), diagonal_axes: Any = ()) -> Callable[..., Any]:
     """nngp_fn(x1, x2, params, **options): products of outputs, of the same shapes as the tangent kernel."""
+    axes = _static(trace_axes), _static(diagonal_axes)
 
     def nngp_fn(x1: Any, x2: Any, params: Any, **options: Any) -> Any:
-        options = _split(options, x2 is not None)
-        sides = ((_with_options(f, options, side), x) for side, x in enumerate((x1, x1 if x2 is None else x2)))
+        sides = zip(_sides(f, x2, options), (x1, x1 if x2 is None else x2))
         pair = tuple(programs.trace(g, params, x) for g, x in sides)
-        return _products(pair, params, (x1, x2), _static(trace_axes), _static(diagonal_axes))
+        return _products(pair, params, (x1, x2), *axes)
 
     return nngp_fn
 
@@ -227,29 +202,24 @@ def _products(pair, params, inputs, trace_axes, diagonal_axes):
     (f1, f2), (x1, x2) = pair, inputs
     out1 = f1(params, x1)
     out2 = out1 if x2 is None else f2(params, x2)
-    return jax.tree.map(lambda a, b: _contract(a, b, a.ndim, trace_axes, diagonal_axes), out1, out2)
+    return jax.tree.map(lambda a, b: _contract(a, b, a.shape, trace_axes, diagonal_axes), out1, out2)
 
 
 def empirical_kernel_fn(
-    f: Callable,
-    trace_axes: Any = (-1,),
-    diagonal_axes: Any = (),
-    vmap_axes: Any = None,
-    implementation: int = NtkImplementation.JACOBIAN_CONTRACTION,
-    _j_rules: bool = True,
-    _s_rules: bool = True,
-    _fwd: bool | None = None,
+    f: Callable, trace_axes: Any = (-1,), diagonal_axes: Any = (), *ntk_arguments: Any, **ntk_options: Any
 ) -> Callable[..., Any]:
-    """kernel_fn(x1, x2, get, params, **options): "nngp", "ntk", or a named tuple of those asked for."""
+    """kernel_fn(x1, x2, get, params, **options): "nngp", "ntk", or a named tuple of those asked for.
+
+    Other arguments are those of `empirical_ntk_fn`.
+    """
     fns = {
         "nngp": empirical_nngp_fn(f, trace_axes, diagonal_axes),
-        "ntk": empirical_ntk_fn(f, trace_axes, diagonal_axes, vmap_axes, implementation),
+        "ntk": empirical_ntk_fn(f, trace_axes, diagonal_axes, *ntk_arguments, **ntk_options),
     }
 
     def kernel_fn(x1: Any, x2: Any, get: Any, params: Any, **options: Any) -> Any:
         words = kernels.words_of(get) or ("nngp", "ntk")
-        unknown = set(words) - set(fns)
-        if unknown:
+        if set(words) - set(fns):
             raise ValueError(f"Expected get to be 'nngp', 'ntk' or a tuple of them, got {get!r}.")
         parts = [fns[word](x1, x2, params, **options) for word in words]
         return parts[0] if isinstance(get, str) else kernels.named(words, parts)
@@ -259,8 +229,7 @@ def empirical_kernel_fn(
 
 def empirical_ntk_vp_fn(f: Callable, x1: Any, x2: Any, params: Any, **options: Any) -> Callable[[Any], Any]:
     """v -> Theta(x1, x2) v, for v of the shape of f(params, x2)."""
-    options = _split(options, x2 is not None)
-    f1, f2 = _with_options(f, options, 0), _with_options(f, options, 0 if x2 is None else 1)
+    f1, f2 = _sides(f, x2, options)
     second = x1 if x2 is None else x2
 
     def product(cotangents: Any) -> Any:
@@ -278,19 +247,15 @@ def monte_carlo_kernel_fn(
     batch_size: int = 0,
     device_count: int = -1,
     store_on_device: bool = True,
-    trace_axes: Any = (-1,),
-    diagonal_axes: Any = (),
-    vmap_axes: Any = None,
-    implementation: int = NtkImplementation.JACOBIAN_CONTRACTION,
-    _j_rules: bool = True,
-    _s_rules: bool = True,
-    _fwd: bool | None = None,
+    *kernel_arguments: Any,
+    **kernel_options: Any,
 ) -> Callable[..., Any]:
     """kernel_fn(x1, x2, get, **options): the mean of empirical kernels over `n_samples` draws of the parameters.
 
-    Of several counts it makes a generator, which gives the mean at each of them.
+    Of several counts it makes a generator, which gives the mean at each of them. Other arguments are those of
+    `empirical_ntk_fn`.
     """
-    kernel_fn = empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
+    kernel_fn = empirical_kernel_fn(apply_fn, *kernel_arguments, **kernel_options)
 
     @partial(jax.jit, static_argnames=("get", "names"))
     def one(key, x1, x2, *, get, names, values):
@@ -301,12 +266,8 @@ def monte_carlo_kernel_fn(
 
     def means(counts, x1, x2, get, options):
         words = kernels.words_of(get) or ("nngp", "ntk")
-        names, values = tuple(options), tuple(options.values())
-
-        def at(x1: Any, x2: Any, key: Any) -> Any:
-            return one(key, x1, x2, get=words, names=names, values=values)
-
-        tiled = batch(at, batch_size)
+        given = dict(get=words, names=tuple(options), values=tuple(options.values()))
+        tiled = batch(lambda x1, x2, key: one(key, x1, x2, **given), batch_size)
         total, done = None, 0
         for count in counts:
             for i in range(done, count):

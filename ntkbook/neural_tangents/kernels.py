@@ -57,11 +57,17 @@ class Kernel:
 
     def asdict(self) -> dict[str, Any]:
         """The fields by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dict(vars(self))
 
     def astuple(self) -> tuple[Any, ...]:
         """The fields in order."""
-        return tuple(self.asdict().values())
+        return tuple(vars(self).values())
+
+
+def refuse(is_absent: bool, what: str, nearest: str) -> None:
+    """Raises NotImplementedError, in the one sentence that this room has for it."""
+    if is_absent:
+        raise NotImplementedError(f"{what} is not known here. The nearest: {nearest}.")
 
 
 def words_of(get: Any) -> tuple[str, ...] | None:
@@ -139,8 +145,8 @@ def to_core(k: Kernel) -> Signals:
     Raises:
         NotImplementedError: for masks, and positions in reverse order.
     """
-    if k.mask1 is not None or k.mask2 is not None or k.is_reversed:
-        raise NotImplementedError("Kernels with masks or with positions in reverse order are not known here.")
+    is_strange = k.mask1 is not None or k.mask2 is not None or k.is_reversed
+    refuse(is_strange, "A Kernel with masks, or with positions in reverse order", "one without")
     nngp = jnp.moveaxis(jnp.asarray(k.nngp), (0, 1), (-2, -1))
     ntk = jnp.zeros_like(nngp) if k.ntk is None else jnp.moveaxis(jnp.asarray(k.ntk), (0, 1), (-2, -1))
     cov1, cov2 = _per_example(k, k.cov1), _per_example(k, k.cov1 if k.cov2 is None else k.cov2)

@@ -6,7 +6,7 @@ kernel's diagonal, unless `diag_reg_absolute_scale`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from jax import Array
 
 from .. import checks
 from ..dynamics import ensemble, gradient, losses
-from .kernels import named, relaxed, words_of
+from .kernels import named, refuse, relaxed, words_of
 
 
 class Gaussian(NamedTuple):
@@ -47,39 +47,35 @@ class _Axes:
     traced: tuple[int, ...]
 
     @property
-    def order(self) -> list[int]:
-        return [*(axis for axis in range(len(self.shape)) if axis not in self.traced), *self.traced]
+    def inner(self) -> list[int]:
+        """The sizes of the row axes after that of the examples."""
+        return [size for axis, size in enumerate(self.shape) if axis not in (0, *self.traced)]
 
     def matrix(self, outputs: Any, count: int | None = None) -> Array:
         """Outputs at `count` points (those of the targets), or one number, as rows and columns."""
         shape = (self.shape[0] if count is None else count, *self.shape[1:])
         full = jnp.broadcast_to(jnp.asarray(outputs, _float(outputs)), shape)
-        columns = prod(self.shape[axis] for axis in self.traced)
-        return jnp.transpose(full, self.order).reshape(-1, columns)
+        full = jnp.moveaxis(full, self.traced, range(-len(self.traced), 0))
+        return full.reshape(-1, prod(self.shape[axis] for axis in self.traced))
 
     def outputs(self, matrix: Array) -> Array:
         """Back again; a leading axis of times stays."""
-        lead = matrix.ndim - 2
-        inner = [self.shape[axis] for axis in self.order]
-        count = matrix.shape[lead] // prod(inner[1 : len(inner) - len(self.traced)])
-        full = matrix.reshape(*matrix.shape[:lead], count, *inner[1:])
-        back = [lead + self.order.index(axis) for axis in range(len(self.shape))]
-        return jnp.transpose(full, [*range(lead), *back])
+        lead = matrix.shape[:-2]
+        full = matrix.reshape(*lead, -1, *self.inner, *(self.shape[axis] for axis in self.traced))
+        return jnp.moveaxis(full, range(-len(self.traced), 0), [len(lead) + axis for axis in self.traced])
 
     def kernel(self, k: Any) -> Array:
         """A kernel with two axes for each row axis as a matrix."""
         k = checks.as_array(k, "a kernel")
-        shape = k.shape
-        rows = [*range(0, k.ndim, 2), *range(1, k.ndim, 2)]
-        return jnp.transpose(k, rows).reshape(prod(shape[::2]), prod(shape[1::2]))
+        rows = jnp.transpose(k, [*range(0, k.ndim, 2), *range(1, k.ndim, 2)])
+        return rows.reshape(prod(k.shape[::2]), prod(k.shape[1::2]))
 
     def covariance(self, matrix: Array) -> Array:
         """A covariance matrix with two axes for each row axis."""
-        inner = [self.shape[axis] for axis in self.order[1 : len(self.shape) - len(self.traced)]]
-        lead, count = matrix.ndim - 2, matrix.shape[-1] // prod(inner)
-        n = len(inner) + 1
-        full = matrix.reshape(*matrix.shape[:lead], count, *inner, count, *inner)
-        return jnp.transpose(full, [*range(lead), *(lead + i + n * side for i in range(n) for side in (0, 1))])
+        lead, n = matrix.ndim - 2, 1 + len(self.inner)
+        rows = (matrix.shape[-1] // prod(self.inner), *self.inner)
+        order = [lead + i + n * side for i in range(n) for side in (0, 1)]
+        return jnp.transpose(matrix.reshape(*matrix.shape[:lead], *rows, *rows), [*range(lead), *order])
 
 
 def _float(value: Any) -> Any:
@@ -92,9 +88,13 @@ def _axes_of(y: Any, trace_axes: Any) -> tuple[Array, _Axes]:
     return y, _Axes(y.shape, tuple(sorted(axis % y.ndim for axis in traced)))
 
 
+def _symmetric(k: Array) -> Array:
+    return (k + k.T) / 2
+
+
 def _regularized(k: Array, diag_reg: Any, is_absolute: bool) -> tuple[Array, Any]:
     """The kernel with equal halves, and what is added to its diagonal."""
-    k = (k + k.T) / 2
+    k = _symmetric(k)
     return k, diag_reg * (1 if is_absolute else jnp.trace(k) / len(k))
 
 
@@ -168,7 +168,7 @@ def gradient_descent(
     The predict function takes outputs, or an `ODEState`, and returns what it took.
     """
     y, axes = _axes_of(y_train, trace_axes)
-    k, _ = _regularized(axes.kernel(k_train_train), 0.0, True)
+    k = _symmetric(axes.kernel(k_train_train))
     flat_loss = lambda outputs, targets: loss(axes.outputs(outputs), axes.outputs(targets))
     flow = losses.function_flow(flat_loss, k, axes.matrix(y), lr=learning_rate, momentum=momentum)
 
@@ -176,13 +176,11 @@ def gradient_descent(
     def predict_fn(
         t: Any = None, fx_train_or_state_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None
     ) -> Any:
-        if t is None:
-            raise NotImplementedError("t=None: a loss in general has no limit. Give a large time.")
+        refuse(t is None, "t=None, as a loss in general has no limit,", "a large time")
         first = fx_train_or_state_0
         if not isinstance(first, ODEState):
             return _predicted(flow, axes, t, first, fx_test_0, k_test_train)
-        if momentum is not None:
-            raise NotImplementedError("ODEState with momentum: velocities are not returned here. Give outputs.")
+        refuse(momentum is not None, "An ODEState with momentum", "outputs at the start, without their velocities")
         made = _predicted(flow, axes, t, first.fx_train, first.fx_test, k_test_train)
         return ODEState(*(made if isinstance(made, tuple) else (made,)))
 
@@ -205,13 +203,8 @@ def gradient_descent_mse_ensemble(
     At the training points (x_test=None) the regularized kernel sets the pace, and training ends in the targets.
     """
     y, axes = _axes_of(y_train, trace_axes)
-    kept: dict[Any, Any] = {}
-
-    def kernels(words):
-        if words not in kept:
-            k = kernel_fn(x_train, None, words, **kernel_fn_train_train_kwargs)
-            kept[words] = _Ensembles(k, y, axes, learning_rate / y.size, diag_reg, diag_reg_absolute_scale)
-        return kept[words]
+    train = lambda words: kernel_fn(x_train, None, words, **kernel_fn_train_train_kwargs)
+    made = _Ensembles(train, y, axes, learning_rate / y.size, diag_reg, diag_reg_absolute_scale)
 
     @relaxed
     def predict_fn(
@@ -219,13 +212,12 @@ def gradient_descent_mse_ensemble(
     ) -> Any:
         words = words_of(get) or ("nngp", "ntk")
         needed = tuple(sorted({*words, *(("nngp",) if compute_cov else ())}))
-        made = kernels(needed)
         between = own = None
         if x_test is not None:
             options = {**kernel_fn_train_train_kwargs, **kernel_fn_test_test_kwargs}
             between = kernel_fn(x_test, x_train, needed, **options)
             own = kernel_fn(x_test, None, ("nngp",), **options) if compute_cov else None
-        return _chosen(get, words, lambda word: made.law(word, t, between, own, compute_cov))
+        return made.laws(get, words, needed, t, between, own, compute_cov)
 
     return predict_fn
 
@@ -242,21 +234,14 @@ def gp_inference(
     Kernels are arrays, or have `.nngp` and `.ntk`. With `k_test_test` the result is a `Gaussian`, without it the mean.
     """
     y, axes = _axes_of(y_train, trace_axes)
+    made = _Ensembles(lambda words: k_train_train, y, axes, 1.0, diag_reg, diag_reg_absolute_scale)
 
     @relaxed
     def predict_fn(get: Any = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
         words = words_of(get) or ("nngp", "ntk")
-        reg = 0.0 if k_test_train is None else diag_reg
-        made = _Ensembles(k_train_train, y, axes, 1.0, reg, diag_reg_absolute_scale)
-        own = None if k_test_train is None else k_test_test
-        return _chosen(get, words, lambda word: made.law(word, None, k_test_train, own, k_test_test is not None))
+        return made.laws(get, words, (), None, k_test_train, k_test_test, k_test_test is not None)
 
     return predict_fn
-
-
-def _chosen(get, words, law):
-    laws = [law(word) for word in words]
-    return laws[0] if isinstance(get, str) else named(words, laws, "Gaussians")
 
 
 class _Pair(NamedTuple):
@@ -264,51 +249,31 @@ class _Pair(NamedTuple):
     ntk: Any
 
 
+@dataclass(frozen=True, eq=False)
 class _Ensembles:
-    """The ensembles of one set of kernels, by the guest's words."""
+    """The ensembles of one set of targets, by the guest's words; "ntkgp" takes the NTK for a covariance."""
 
-    def __init__(self, k, y, axes, lr, diag_reg, is_absolute):
-        self.k, self.y, self.axes, self.lr, self.diag_reg, self.is_absolute = k, y, axes, lr, diag_reg, is_absolute
-        self.kept = {}
+    train: Callable  # words -> kernels at the training points
+    y: Array
+    axes: _Axes
+    lr: Any
+    diag_reg: Any
+    is_absolute: bool
+    kept: dict[Any, Any] = field(default_factory=dict)
 
-    def part(self, kernels, word):
-        """One kernel as a matrix."""
-        found = getattr(kernels, word, None) if hasattr(kernels, "nngp") or hasattr(kernels, "ntk") else kernels
-        if found is None:
-            raise ValueError(f"Expected kernels with .{word}, got none. Ask the kernel function for both.")
-        return self.axes.kernel(found)
+    def laws(self, get, words, needed, t, k_test_train, k_test_test, with_cov):
+        """The mean, or a `Gaussian`, of each word."""
+        laws = [self.law(word, needed, t, k_test_train, k_test_test, with_cov) for word in words]
+        return laws[0] if isinstance(get, str) else named(words, laws, "Gaussians")
 
-    def ensemble(self, word, is_own, with_cov):
-        """The networks in training; "ntkgp" takes the NTK for a covariance."""
-        key = word, is_own, with_cov
-        if key not in self.kept:
-            k, noise = _regularized(
-                self.part(self.k, "nngp" if word == "nngp" else "ntk"), self.diag_reg, self.is_absolute
-            )
-            nngp, train = k, "last_layer"
-            if word == "ntk":  # the guest adds to the kernel, not to the covariance at the start
-                is_alone = is_own and hasattr(self.k, "ntk") and not hasattr(self.k, "nngp")
-                nngp = self.part(self.k, "nngp") if with_cov and not is_alone else k
-                nngp, k, noise, train = (nngp + nngp.T) / 2, _add(k, noise), 0.0, "all"
-            elif is_own:  # ... and here to both
-                nngp, k, noise = _add(k, noise), _add(k, noise), 0.0
-            self.kept[key] = ensemble.ensemble_from_kernels(
-                _Pair(nngp, k), self.axes.matrix(self.y), lr=self.lr, train=train, noise=noise
-            )
-        return self.kept[key]
-
-    def law(self, word, t, k_test_train, k_test_test, with_cov):
-        """The mean, or a `Gaussian`."""
-        made = self.ensemble(word, k_test_train is None, with_cov)
+    def law(self, word, needed, t, k_test_train, k_test_test, with_cov):
+        made = self.ensemble(word, needed, k_test_train is None, with_cov)
         if k_test_train is None:
             conditioned = made.at()
         else:
             k = self.part(k_test_train, "nngp" if word == "nngp" else "ntk")
             cross = self.part(k_test_train, "nngp") if word == "ntk" and with_cov else k
-            own = None
-            if with_cov:
-                own = self.part(k_test_test, "ntk" if word == "ntkgp" else "nngp")
-                own = (own + own.T) / 2
+            own = _symmetric(self.part(k_test_test, "ntk" if word == "ntkgp" else "nngp")) if with_cov else None
             conditioned = made.at_kernels(_Pair(cross, k), own)
 
         def at(t):
@@ -318,6 +283,41 @@ class _Ensembles:
 
         return _over_times(t, at)
 
+    def ensemble(self, word, needed, is_own, with_cov):
+        """The networks in training, at the training points alone if `is_own`."""
+
+        def make():
+            kernels = self.keep(needed, lambda: self.train(needed))
+            k, noise = self.part(kernels, "nngp" if word == "nngp" else "ntk"), self.diag_reg
+            k, noise = _regularized(k, noise, self.is_absolute)
+            nngp, train = k, "last_layer"
+            if word == "ntk":  # the guest adds to the kernel, not to the covariance at the start
+                is_alone = is_own and hasattr(kernels, "ntk") and not hasattr(kernels, "nngp")
+                nngp = self.part(kernels, "nngp") if with_cov and not is_alone else k
+                nngp, k, noise, train = _symmetric(nngp), _add(k, noise), 0.0, "all"
+            elif is_own:  # ... and here to both
+                nngp, k, noise = _add(k, noise), _add(k, noise), 0.0
+            y = self.axes.matrix(self.y)
+            return ensemble.ensemble_from_kernels(_Pair(nngp, k), y, lr=self.lr, train=train, noise=noise)
+
+        return self.keep((word, needed, is_own, with_cov), make)
+
+    def part(self, kernels, word):
+        """One kernel as a matrix."""
+        found = getattr(kernels, word, None) if hasattr(kernels, "nngp") or hasattr(kernels, "ntk") else kernels
+        if found is None:
+            raise ValueError(f"Expected kernels with .{word}, got none. Ask the kernel function for both.")
+        return self.axes.kernel(found)
+
+    def keep(self, key, make):
+        """make(), kept for the next call unless JAX is tracing this one."""
+        if key in self.kept:
+            return self.kept[key]
+        made = make()
+        if checks.is_concrete(made, jnp.zeros(())):
+            self.kept[key] = made
+        return made
+
 
 @relaxed
 def max_learning_rate(
@@ -326,4 +326,4 @@ def max_learning_rate(
     """Where steps on half the mean of squares stop converging; `y_train_size`, y.size, is by default the rows of k."""
     k = _Axes((), ()).kernel(ntk_train_train)
     size = len(k) if y_train_size is None else y_train_size
-    return size * gradient.max_learning_rate((k + k.T) / 2, momentum=momentum)
+    return size * gradient.max_learning_rate(_symmetric(k), momentum=momentum)

@@ -1,7 +1,7 @@
 """The guest's layers, under its names and with its defaults, made of layers of this library.
 
-Each is a triple (init_fn, apply_fn, kernel_fn). What has no counterpart raises NotImplementedError, which names the
-nearest thing there is. Positions of arguments are the guest's, so that calls without names mean the same.
+Each is a triple (init_fn, apply_fn, kernel_fn). Positions of arguments are the guest's, so that calls without names
+mean the same. What has no counterpart raises NotImplementedError, which names the nearest thing there is.
 """
 
 import enum
@@ -9,55 +9,18 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from ..networks import activations, attention, convolution, layers
-from .activations import ABRelu as ABRelu
-from .activations import Abs as Abs
-from .activations import Cos as Cos
-from .activations import Elementwise as Elementwise
-from .activations import ElementwiseNumerical as ElementwiseNumerical
-from .activations import Erf as Erf
-from .activations import Exp as Exp
-from .activations import ExpNormalized as ExpNormalized
-from .activations import Gabor as Gabor
-from .activations import Gaussian as Gaussian
-from .activations import Gelu as Gelu
-from .activations import Hermite as Hermite
-from .activations import LeakyRelu as LeakyRelu
-from .activations import Monomial as Monomial
-from .activations import Polynomial as Polynomial
-from .activations import Rbf as Rbf
-from .activations import RectifiedMonomial as RectifiedMonomial
-from .activations import Relu as Relu
-from .activations import Sigmoid_like as Sigmoid_like
-from .activations import Sign as Sign
-from .activations import Sin as Sin
-from .wiring import Chain, FanIn, Guest, Parallel, Triple, chain_of, of, refuse, serial_chain, triple
+import jax.numpy as jnp
+
+from ..networks import activations, attention, convolution, layers, quadrature
+from ..networks import smooth_activations as smooth
+from ..networks.paths import Concat, Sum
+from .kernels import refuse
+from .wiring import Chain, FanIn, Guest, Parallel, Triple, WithDual, chain_of, triple
 from .wiring import FanOut as _FanOut
 
-
-class Padding(enum.Enum):
-    """What is beyond the edge: nothing, zeros, or the other side."""
-
-    CIRCULAR = "CIRCULAR"
-    SAME = "SAME"
-    VALID = "VALID"
-
-
-class AttentionMechanism(enum.Enum):
-    """What turns logits into attention."""
-
-    ABS = "ABS"
-    IDENTITY = "IDENTITY"
-    RELU = "RELU"
-    SOFTMAX = "SOFTMAX"
-
-
-class PositionalEmbedding(enum.Enum):
-    """How positions enter attention."""
-
-    CONCAT = "CONCAT"
-    NONE = "NONE"
-    SUM = "SUM"
+Padding = enum.Enum("Padding", ["CIRCULAR", "SAME", "VALID"])
+AttentionMechanism = enum.Enum("AttentionMechanism", ["ABS", "IDENTITY", "RELU", "SOFTMAX"])
+PositionalEmbedding = enum.Enum("PositionalEmbedding", ["CONCAT", "NONE", "SUM"])
 
 
 def _word(value: Any) -> str:
@@ -69,24 +32,19 @@ def _word(value: Any) -> str:
 
 def serial(*layers: Triple) -> Triple:
     """Layers one after another."""
-    return triple(serial_chain([chain_of(layer) for layer in layers]), "serial")
+    return triple(sum(map(chain_of, layers), Chain()), "serial")
 
 
 def parallel(*layers: Triple) -> Triple:
     """Paths side by side: after FanOut, and before FanInSum or the end of the network."""
-    chains = [chain_of(layer) for layer in layers]
-    axes_in, axes_out = (next((a for a in axes if a is not None), None) for axes in zip(*map(_axes, chains)))
-    return triple(Chain((Parallel(tuple(chains)),), axes_in, axes_out), "parallel")
-
-
-def _axes(chain: Chain) -> tuple[Any, Any]:
-    return chain.axes_in, chain.axes_out
+    paths = tuple(map(chain_of, layers))
+    axes = sum(paths, Chain())
+    return triple(Chain((Parallel(paths),), axes.axes_in, axes.axes_out), "parallel")
 
 
 def repeat(layer: Triple, n: int) -> Triple:
     """A layer n times over, each time with parameters of its own."""
-    chain = chain_of(layer)
-    return triple(serial_chain([chain] * n), "repeat")
+    return triple(sum([chain_of(layer)] * n, Chain()), "repeat")
 
 
 def FanOut(num: int) -> Triple:
@@ -96,181 +54,153 @@ def FanOut(num: int) -> Triple:
 
 def FanInSum() -> Triple:
     """The sum of all paths."""
-    return triple(Chain((FanIn("sum"),)), "FanInSum")
+    return triple(Chain((FanIn(Sum),)), "FanInSum")
 
 
 def FanInConcat(axis: int = -1) -> Triple:
-    """All paths, one after another along an axis."""
-    return triple(Chain((FanIn("concatenation", axis),)), "FanInConcat")
-
-
-def FanInProd() -> Triple:
-    """The product of all paths: refused where a kernel is asked for."""
-    return triple(Chain((FanIn("product"),)), "FanInProd")
-
-
-def Identity() -> Triple:
-    """What comes in."""
-    return of(activations.Identity(), "Identity")
+    """The channels of all paths, one after another."""
+    refuse(axis not in (-1, None), f"FanInConcat({axis})", "FanInConcat(-1), along the channels")
+    return triple(Chain((FanIn(Concat),)), "FanInConcat")
 
 
 # ------------------------------------------------------------------------------------------------------ linear layers
 
 
-def _only_one(parameterization: str, s: tuple[int, int]) -> str:
-    if parameterization == "standard" and tuple(s) != (1, 1):
-        raise NotImplementedError(
-            f"s={s} is not known here: Dense and Conv in standard parameterization have the width that they are given."
-        )
-    return parameterization
+def _door(make: Callable) -> Callable[..., Triple]:
+    """`make` gives a layer of ours, with the axes of batch and channels before it and, if they move, after it."""
+
+    @wraps(make)
+    def layer(*arguments: Any, **options: Any) -> Triple:
+        made, axes_in, *axes_out = make(*arguments, **options)
+        return triple(Chain((made,), axes_in, *(axes_out or [axes_in])), make.__name__)
+
+    return layer
 
 
-def Dense(
-    out_dim: int,
-    W_std: float = 1.0,
-    b_std: float | None = None,
-    batch_axis: int = 0,
-    channel_axis: int = -1,
-    parameterization: str = "ntk",
-    s: tuple[int, int] = (1, 1),
-) -> Triple:
+@_door
+def Dense(out_dim, W_std=1.0, b_std=None, batch_axis=0, channel_axis=-1, parameterization="ntk", s=(1, 1)):
     """A dense layer; without `b_std` it has no bias."""
-    made = layers.Dense(int(out_dim), W_std, b_std, parameterization=_only_one(parameterization, s))
-    return of(made, "Dense", (batch_axis, channel_axis))
+    refuse(parameterization == "standard" and tuple(s) != (1, 1), f"s={s}", "s=(1, 1), the width that is given")
+    return layers.Dense(int(out_dim), W_std, b_std, parameterization=parameterization), (batch_axis, channel_axis)
 
 
+@_door
 def Conv(
-    out_chan: int,
-    filter_shape: Sequence[int],
-    strides: Sequence[int] | None = None,
-    padding: str = "VALID",
-    W_std: float = 1.0,
-    b_std: float | None = None,
-    dimension_numbers: tuple[str, str, str] | None = None,
-    parameterization: str = "ntk",
-    s: tuple[int, int] = (1, 1),
-) -> Triple:
+    out_chan,
+    filter_shape,
+    strides=None,
+    padding="VALID",
+    W_std=1.0,
+    b_std=None,
+    dimension_numbers=None,
+    parameterization="ntk",
+    s=(1, 1),
+):
     """A convolution; `dimension_numbers` say where batch, channels and directions are, as ("NCHW", "OIHW", "NCHW")."""
-    filter_shape = tuple(map(int, filter_shape))
-    strides = (1,) * len(filter_shape) if strides is None else tuple(map(int, strides))
-    axes_in = axes_out = (0, -1)
+    refuse(parameterization == "standard" and tuple(s) != (1, 1), f"s={s}", "s=(1, 1), the width that is given")
+    filter_shape, strides = _window(filter_shape, strides)
+    axes = (0, -1), (0, -1)
     if dimension_numbers is not None:
         data, weights, out = dimension_numbers
         directions = [c for c in data if c not in "NC"]
-        if directions != [c for c in out if c not in "NC"]:
-            raise NotImplementedError(f"dimension_numbers={dimension_numbers}: the order of directions has to stay.")
+        refuse(directions != [c for c in out if c not in "NC"], f"{dimension_numbers}", "directions in one order")
         order = [[c for c in weights if c not in "IO"].index(c) for c in directions]
         filter_shape, strides = (tuple(sizes[i] for i in order) for sizes in (filter_shape, strides))
-        axes_in, axes_out = ((spec.index("N"), spec.index("C")) for spec in (data, out))
-    made = convolution.Conv(
-        int(out_chan),
-        filter_shape,
-        strides,
-        _word(padding),
-        W_std,
-        b_std,
-        parameterization=_only_one(parameterization, s),
-    )
-    return of(made, "Conv", axes_in, axes_out)
+        axes = [(spec.index("N"), spec.index("C")) for spec in (data, out)]
+    shape = int(out_chan), filter_shape, strides, _word(padding)
+    return convolution.Conv(*shape, W_std, b_std, parameterization=parameterization), *axes
 
 
-def AvgPool(
-    window_shape: Sequence[int],
-    strides: Sequence[int] | None = None,
-    padding: str = "VALID",
-    normalize_edges: bool = False,
-    batch_axis: int = 0,
-    channel_axis: int = -1,
-) -> Triple:
+def _window(shape: Sequence[int], strides: Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    shape = tuple(map(int, shape))
+    return shape, (1,) * len(shape) if strides is None else tuple(map(int, strides))
+
+
+@_door
+def AvgPool(window_shape, strides=None, padding="VALID", normalize_edges=False, batch_axis=0, channel_axis=-1):
     """The mean over windows, which overlap unless `strides` say otherwise."""
-    made = _pool(window_shape, strides, padding, normalize_edges=normalize_edges)
-    return of(made, "AvgPool", (batch_axis, channel_axis))
+    window = _window(window_shape, strides)
+    return convolution.AvgPool(*window, _word(padding), normalize_edges=normalize_edges), (batch_axis, channel_axis)
 
 
-def SumPool(
-    window_shape: Sequence[int],
-    strides: Sequence[int] | None = None,
-    padding: str = "VALID",
-    batch_axis: int = 0,
-    channel_axis: int = -1,
-) -> Triple:
+@_door
+def SumPool(window_shape, strides=None, padding="VALID", batch_axis=0, channel_axis=-1):
     """The sum over windows."""
-    return of(_pool(window_shape, strides, padding, is_sum=True), "SumPool", (batch_axis, channel_axis))
+    return convolution.AvgPool(*_window(window_shape, strides), _word(padding), is_sum=True), (batch_axis, channel_axis)
 
 
-def _pool(window_shape, strides, padding, **options):
-    window = tuple(map(int, window_shape))
-    strides = (1,) * len(window) if strides is None else tuple(map(int, strides))
-    return convolution.AvgPool(window, strides, _word(padding), **options)
-
-
-def GlobalAvgPool(batch_axis: int = 0, channel_axis: int = -1) -> Triple:
+@_door
+def GlobalAvgPool(batch_axis=0, channel_axis=-1):
     """The mean over all positions."""
-    axes = (batch_axis, channel_axis)
-    return of(convolution.GlobalAvgPool(), "GlobalAvgPool", axes, _flat(*axes))
+    return convolution.GlobalAvgPool(), (batch_axis, channel_axis), _flat(batch_axis, channel_axis)
 
 
-def GlobalSumPool(batch_axis: int = 0, channel_axis: int = -1) -> Triple:
+@_door
+def GlobalSumPool(batch_axis=0, channel_axis=-1):
     """The sum over all positions."""
-    axes = (batch_axis, channel_axis)
-    return of(convolution.GlobalAvgPool(is_sum=True), "GlobalSumPool", axes, _flat(*axes))
-
-
-def Dropout(rate: float, mode: str = "train") -> Triple:
-    """Nothing, as in testing."""
-    if mode == "train" and rate != 1:
-        raise NotImplementedError("Dropout in training is not known here. The nearest: none, or mode='test'.")
-    return of(activations.Identity(), "Dropout")
-
-
-def Flatten(batch_axis: int = 0, batch_axis_out: int = 0) -> Triple:
-    """All positions and channels as channels."""
-    channel_axis = -1 if batch_axis % 100 != 99 else 0
-    axes_out = (0, 1) if batch_axis_out == 0 else (1, 0)
-    return of(convolution.Flatten(), "Flatten", (batch_axis, channel_axis), axes_out)
+    return convolution.GlobalAvgPool(is_sum=True), (batch_axis, channel_axis), _flat(batch_axis, channel_axis)
 
 
 def _flat(batch_axis: int, channel_axis: int) -> tuple[int, int]:
+    """The same order of two axes; negative ones are last."""
     return (0, 1) if batch_axis % 100 < channel_axis % 100 else (1, 0)
 
 
-def LayerNorm(
-    axis: int | Sequence[int] = -1, eps: float = 1e-12, batch_axis: int = 0, channel_axis: int = -1
-) -> Triple:
+@_door
+def Flatten(batch_axis=0, batch_axis_out=0):
+    """All positions and channels as channels."""
+    return convolution.Flatten(), (batch_axis, 0 if batch_axis == -1 else -1), _flat(batch_axis_out, 1 - batch_axis_out)
+
+
+@_door
+def Identity():
+    """What comes in."""
+    return activations.Identity(), None
+
+
+@_door
+def Dropout(rate, mode="train"):
+    """Nothing, as in testing."""
+    refuse(mode == "train" and rate != 1, "Dropout in training", "none, or mode='test'")
+    return activations.Identity(), None
+
+
+@_door
+def LayerNorm(axis=-1, eps=1e-12, batch_axis=0, channel_axis=-1):
     """Normalization over the channels."""
-    axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    if axes != (channel_axis,):
-        raise NotImplementedError(f"LayerNorm(axis={axis}) is not known here: the nearest is over channels alone.")
-    return of(layers.LayerNorm(eps), "LayerNorm", (batch_axis, channel_axis))
+    refuse(
+        axis not in (channel_axis, (channel_axis,), [channel_axis]), f"LayerNorm(axis={axis})", "over channels alone"
+    )
+    return layers.LayerNorm(eps), (batch_axis, channel_axis)
 
 
+@_door
 def GlobalSelfAttention(
-    n_chan_out: int,
-    n_chan_key: int,
-    n_chan_val: int,
-    n_heads: int,
-    linear_scaling: bool = True,
-    W_key_std: float = 1.0,
-    W_value_std: float = 1.0,
-    W_query_std: float = 1.0,
-    W_out_std: float = 1.0,
-    b_std: float | None = None,
-    attention_mechanism: str = "SOFTMAX",
-    pos_emb_type: str = "NONE",
-    pos_emb_p_norm: float = 2,
-    pos_emb_decay_fn: Callable | None = None,
-    n_chan_pos_emb: int | None = None,
-    W_pos_emb_std: float = 1.0,
-    val_pos_emb: bool = False,
-    batch_axis: int = 0,
-    channel_axis: int = -1,
-) -> Triple:
+    n_chan_out,
+    n_chan_key,
+    n_chan_val,
+    n_heads,
+    linear_scaling=True,
+    W_key_std=1.0,
+    W_value_std=1.0,
+    W_query_std=1.0,
+    W_out_std=1.0,
+    b_std=None,
+    attention_mechanism="SOFTMAX",
+    pos_emb_type="NONE",
+    pos_emb_p_norm=2,
+    pos_emb_decay_fn=None,
+    n_chan_pos_emb=None,
+    W_pos_emb_std=1.0,
+    val_pos_emb=False,
+    batch_axis=0,
+    channel_axis=-1,
+):
     """Self-attention on sequences."""
     mechanism, positions = _word(attention_mechanism), _word(pos_emb_type)
-    refuse("pos_emb_decay_fn", pos_emb_decay_fn, "the nearest is SelfAttention(position_decay=...)")
-    refuse("n_chan_pos_emb", n_chan_pos_emb, "positions are added to the channels, as many as there are")
-    if positions == "CONCAT" or val_pos_emb:
-        raise NotImplementedError("Positions are added to queries and keys here: the nearest is pos_emb_type='SUM'.")
+    refuse(pos_emb_decay_fn is not None, "pos_emb_decay_fn", "ntkbook.SelfAttention(position_decay=...)")
+    refuse(n_chan_pos_emb is not None, "n_chan_pos_emb", "as many channels as there are, to which positions are added")
+    refuse(positions == "CONCAT" or val_pos_emb, "Positions beside channels or in values", "pos_emb_type='SUM'")
     made = attention.SelfAttention(
         int(n_chan_out),
         int(n_heads),
@@ -286,7 +216,78 @@ def GlobalSelfAttention(
         position_std=W_pos_emb_std if positions == "SUM" else 0.0,
         position_decay=None,
     )
-    return of(made, "GlobalSelfAttention", (batch_axis, channel_axis))
+    return made, (batch_axis, channel_axis)
+
+
+# -------------------------------------------------------------------------------------------------------- activations
+
+
+def _activation(name: str, formula: str, make: Callable) -> Callable[..., Triple]:
+    @wraps(make)
+    def layer(*arguments: Any, **options: Any) -> Triple:
+        return triple(Chain((make(*arguments, **options),)), name)
+
+    layer.__name__ = layer.__qualname__ = name
+    layer.__doc__ = f"{formula}."
+    return layer
+
+
+def _leaky(a: Any, b: Any) -> layers.Layer:
+    return activations.LeakyRelu(a / b, b) if b != 0 else quadrature.Elementwise(lambda x: a * jnp.minimum(x, 0))
+
+
+def _gaussian(a: Any = 1, b: Any = -1) -> layers.Layer:
+    return smooth.Gaussian(a, -b) if b < 0 else quadrature.Elementwise(lambda x: a * jnp.exp(b * x * x))
+
+
+def _rectified(degree: int) -> layers.Layer:
+    first = [activations.Step(), activations.Relu()]
+    return first[degree] if degree < 2 else quadrature.Elementwise(lambda x: jnp.maximum(x, 0) ** degree)
+
+
+def _elementwise(fn: Any = None, nngp_fn: Callable | None = None, d_nngp_fn: Callable | None = None) -> layers.Layer:
+    if nngp_fn is not None:
+        return WithDual(fn, nngp_fn, d_nngp_fn)
+    if fn is None:
+        raise ValueError("Expected a function, or its nngp_fn, got neither.")
+    return quadrature.Elementwise(fn)
+
+
+def _exp_normalized(gamma: Any = 1, shift: Any = -1, do_clip: bool = False) -> layers.Layer:
+    def nngp_fn(k, q1, q2):
+        size = jnp.sqrt(q1 * q2)
+        cosine = jnp.clip(k / size, -1, 1) if do_clip else k / size
+        return size * jnp.exp(gamma * (cosine + shift))
+
+    return WithDual(None, nngp_fn)
+
+
+_elements, _polynomial = quadrature.Elementwise, smooth.Polynomial
+_SIGMOID = 0.5, 1 / 2.4020563531719796, 0.5
+
+Relu = _activation("Relu", "max(x, 0)", lambda do_stabilize=False: activations.Relu())
+LeakyRelu = _activation("LeakyRelu", "x > 0: x, else alpha x", lambda alpha, do_stabilize=False: _leaky(alpha, 1))
+ABRelu = _activation("ABRelu", "x > 0: b x, else a x", lambda a, b, do_stabilize=False: _leaky(a, b))
+Abs = _activation("Abs", "|x|", lambda do_stabilize=False: activations.Abs())
+Sign = _activation("Sign", "The sign of x", lambda: activations.Sign())
+Erf = _activation("Erf", "a erf(b x) + c", lambda a=1.0, b=1.0, c=0.0: activations.Erf(a, b, c))
+Sigmoid_like = _activation("Sigmoid_like", "(1 + erf(x / 2.4...)) / 2", lambda: activations.Erf(*_SIGMOID))
+Gelu = _activation("Gelu", "x Phi(x)", lambda approximate=False: activations.Gelu())
+Sin = _activation("Sin", "a sin(b x + c)", lambda a=1.0, b=1.0, c=0.0: smooth.Sin(a, b, c))
+Cos = _activation("Cos", "a cos(b x + c)", lambda a=1.0, b=1.0, c=0.0: smooth.Cos(a, b, c))
+Rbf = _activation("Rbf", "sqrt(2) sin(sqrt(2 gamma) x + pi/4)", lambda gamma=1.0: smooth.Rbf(gamma))
+Exp = _activation("Exp", "a exp(b x)", lambda a=1, b=1: smooth.Exp(b, a))
+Gaussian = _activation("Gaussian", "a exp(b x^2)", _gaussian)
+Gabor = _activation("Gabor", "exp(-x^2) sin(x)", lambda: _elements(lambda x: jnp.exp(-x * x) * jnp.sin(x)))
+Hermite = _activation("Hermite", "The normalized probabilists' polynomial", lambda degree: smooth.Hermite(degree))
+Polynomial = _activation("Polynomial", "coef[0] + coef[1] x + ...", lambda coef: _polynomial(tuple(map(float, coef))))
+Monomial = _activation("Monomial", "x^degree", lambda degree: _polynomial((0.0,) * degree + (1.0,)))
+RectifiedMonomial = _activation("RectifiedMonomial", "x^degree for x > 0, else 0", _rectified)
+ElementwiseNumerical = _activation("ElementwiseNumerical", "fn(x)", lambda fn, deg, df=None: _elements(fn))
+Elementwise = _activation(
+    "Elementwise", "fn(x) and its average nngp_fn(covariance, variance1, variance2)", _elementwise
+)
+ExpNormalized = _activation("ExpNormalized", "sqrt(q1 q2) exp(gamma (cosine + shift)), a kernel alone", _exp_normalized)
 
 
 # -------------------------------------------------------------------------------------------- layers of the guest's own
@@ -294,13 +295,8 @@ def GlobalSelfAttention(
 
 def layer(layer_fn: Callable[..., Triple]) -> Callable[..., Triple]:
     """A decorator: what makes (init_fn, apply_fn, kernel_fn), the last from `Kernel` to `Kernel`, makes a layer."""
-
-    @wraps(layer_fn)
-    def make(*arguments: Any, **options: Any) -> Triple:
-        init_fn, apply_fn, kernel_fn = layer_fn(*arguments, **options)
-        return of(Guest(init_fn, apply_fn, kernel_fn), layer_fn.__name__)
-
-    return make
+    made = lambda *arguments, **options: Guest(*layer_fn(*arguments, **options))
+    return wraps(layer_fn)(_activation(layer_fn.__name__, "A layer of your own", made))
 
 
 def requires(**needs: Any) -> Callable[[Callable], Callable]:
@@ -311,27 +307,25 @@ def requires(**needs: Any) -> Callable[[Callable], Callable]:
 # ------------------------------------------------------------------------------------------------- what there is not
 
 _NEAREST = {
-    "Aggregate": "none: networks on graphs have no kernel here",
+    "Aggregate": "none, as networks on graphs have no kernel here",
+    "AggregateImplementation": "none, as networks on graphs have no kernel here",
+    "Bool": "a subclass of ntkbook.Layer with `requires`",
     "ConvLocal": "Conv, which shares its weights over positions",
     "ConvTranspose": "Conv",
+    "Diagonal": "a subclass of ntkbook.Layer with `requires`",
     "DotGeneral": "Dense and Conv, whose weights are random",
+    "FanInProd": "FanInSum",
     "ImageResize": "AvgPool, or jax.image.resize of the inputs",
     "Index": "GlobalAvgPool or Flatten",
+    "MaskedArray": "none, as there are no masks here",
     "Slice": "GlobalAvgPool or Flatten",
-    "supports_masking": "none: masks are not known here",
-    "unmask_fn": "none: masks are not known here",
-    "MaskedArray": "none: masks are not known here",
-    "Diagonal": "a subclass of ntkbook.Layer with `requires`",
-    "AggregateImplementation": "none: networks on graphs have no kernel here",
+    "supports_masking": "none, as there are no masks here",
+    "unmask_fn": "none, as there are no masks here",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Callable:
     """What the guest has and this library has not: a function that says so when it is called."""
     if name not in _NEAREST:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def absent(*arguments: Any, **options: Any) -> Any:
-        raise NotImplementedError(f"stax.{name} is not known here. The nearest: {_NEAREST[name]}.")
-
-    return absent
+    return lambda *arguments, **options: refuse(True, f"stax.{name}", _NEAREST[name])
