@@ -123,3 +123,14 @@ def test_the_mission_is_met_at_one_stop(panel):
     panel.set(t=20.0)
     panel.set(t=earliest, width=256)
     assert not early.done
+
+
+def test_the_numbers_of_the_points_stand_in_a_table_of_two_rows(panel):
+    """Ten rows with handles would not fit the height of a screen; the picture moves the points."""
+    view = panel.view()
+    (table,) = view.folded.children
+    shown = [[row.children for row in column.children] for column in table.children]
+    assert shown == [[(view.controls[name].field,) for name in pair] for pair in chapter.POINTS]
+    widths = [int(column.children[0].children[0].layout.width.removesuffix("px")) + 4 for column in table.children]
+    assert sum(widths) <= 100 * panel.spec.size[0]  # all five in one line
+    assert all(len(view.controls[name].row.children) > 1 for name in panel.spec.main)  # these keep their handles

@@ -76,7 +76,13 @@ class PanelView:
         self.buttons.append(_button("Reset", spec.defaults, moved))
         wrap = {"display": "flex", "flex_flow": "row wrap", "align_items": "center"}
         columns = {"display": "grid", "grid_template_columns": f"repeat(auto-fit, minmax({label_width + 300}px, 1fr))"}
-        others = [view.row for name, view in self.controls.items() if name not in spec.main]
+        folded = [name for name in self.controls if name not in spec.main]
+        points = [pair for pair in spec.drag if set(pair) <= set(folded)]
+        if len(points) > 1:  # the picture moves them: numbers are enough here, one column for each point
+            folded = [name for name in folded if not any(name in pair for pair in points)]
+        others = [self.controls[name].row for name in folded]
+        if len(points) > 1:
+            others.append(self._table_of(points))
         for name in spec.main:
             for counter in self.controls[name].counters[:1]:
                 counter.layout.max_width = None
@@ -98,6 +104,19 @@ class PanelView:
             layout={"max_width": f"{max(1.0, spec.size[0]) * 100:.0f}px"},
         )
         self.box.add_class("ntkbook-panel")
+
+    def _table_of(self, points: Sequence[tuple[str, str]]) -> Any:
+        """The fields of points, without handles: x above y, as many columns as there is room for."""
+        columns, longest = [], max(len(_label(self.controls[name].control)) for pair in points for name in pair)
+        for pair in points:
+            for name in pair:
+                view = self.controls[name]
+                view.field.style.description_width = f"{round(6.5 * longest) + 4}px"
+                view.field.layout.width = f"{round(6.5 * longest) + 82}px"
+                view.row.children = [view.field]
+            columns.append(ipywidgets.VBox([self.controls[name].row for name in pair]))
+        look = {"display": "flex", "flex_flow": "row wrap", "grid_column": "1 / -1"}
+        return ipywidgets.Box(columns, layout=look)
 
     def listen(self, places: Places, dragged: Any, stepped: Any) -> None:
         """Let the points of the picture be dragged from `places`, if the picture can do that."""
