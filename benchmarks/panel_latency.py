@@ -46,6 +46,12 @@ sliders = {name: IntSlider(control.index_of(starts[name]), 0, control.steps)
 _ = interact(show, **sliders)
 """
 
+_WATCH_POINTER = """panel => {
+    const img = panel.querySelector('img.widget-image');
+    const watch = window.ntkbookWatch = {pressed: null, shown: null};
+    window.addEventListener('pointermove', () => { watch.pressed ??= performance.now() }, {capture: true, once: true});
+    img.addEventListener('load', () => { if (watch.pressed) watch.shown ??= performance.now() });
+}"""
 _WATCH_OUTPUT = """output => {
     window.ntkbookWatch = {pressed: null, shown: null};
     const watch = window.ntkbookWatch, options = {capture: true, once: true};
@@ -91,10 +97,11 @@ def main(names: list[str]) -> None:
 def line(row: dict) -> str:
     ours, other, python = (pairing.duration(row[side]["median_s"]) for side in ("ours", "interact", "python"))
     flood = row["flood"]
+    drag = f"; a point's drag {pairing.duration(row['drag']['median_s'])}" if "drag" in row else ""
     return (
         f"{row['case']['label']:28} {ours} from key to picture, interact {other}; python alone {python}, "
         f"at rest {pairing.duration(row['at_rest']['median_s'])}; "
-        f"{flood['keys']} keys: {flood['pictures']} pictures, the last {flood['late_s'] * 1e3:.0f} ms late"
+        f"{flood['keys']} keys: {flood['pictures']} pictures, the last {flood['late_s'] * 1e3:.0f} ms late{drag}"
     )
 
 
@@ -134,16 +141,36 @@ def browser_side(chromium, server, name: str, panel) -> dict:
         output.locator("img").first.wait_for()
         ours = [t for handle in range(shown.handles.count()) for t in presses(shown, handle)]
         flood = flooded(shown, panel)
+        drag = {"drag": pairing.summary(drags(shown))} if panel.spec.drag else {}
         theirs = [t for handle in range(shown.handles.count()) for t in presses_on_interact(lab, output, handle)]
     finally:
         lab.close()
     lab.assert_quiet()
-    return {"ours": pairing.summary(ours), "interact": pairing.summary(theirs), "flood": flood}
+    return {"ours": pairing.summary(ours), "interact": pairing.summary(theirs), "flood": flood, **drag}
 
 
 def presses(shown, handle: int) -> list[float]:
     """Seconds of the presses on one handle of a panel."""
     return [shown.press(handle, key) / 1e3 for key in keys_with_room(shown.handles.nth(handle))]
+
+
+def drags(shown) -> list[float]:
+    """Seconds from a move of the pointer to the picture it brought, while the first point is dragged to and fro."""
+    page, point = shown.lab.page, shown.box.locator(".ntkbook-point").first
+    point.scroll_into_view_if_needed()
+    place = point.bounding_box()
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    found = []
+    for i in range(3 * PRESSES):
+        across = 12 * (i % PRESSES + 1) * (-1) ** (i // PRESSES)
+        shown.box.evaluate(_WATCH_POINTER)
+        page.mouse.move(x + across, y - 2 * (i % PRESSES))
+        page.wait_for_function("() => window.ntkbookWatch.shown !== null")
+        found.append(page.evaluate("() => window.ntkbookWatch.shown - window.ntkbookWatch.pressed") / 1e3)
+    page.mouse.up()
+    return found
 
 
 def presses_on_interact(lab, output, handle: int) -> list[float]:
