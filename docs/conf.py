@@ -1,6 +1,5 @@
 """The site: Sphinx with the book theme. tools/build_site.py stages the sources and builds them; nothing runs."""
 
-import os
 from importlib.metadata import version as version_of
 
 project = html_title = "ntkbook"
@@ -36,7 +35,6 @@ html_js_files = [(name, {"defer": "defer"}) for name in ("site.js", "five_points
 html_show_sourcelink = False
 html_copy_source = False
 html_last_updated_fmt = None
-owner = os.environ.get("NTKBOOK_OWNER", "OWNER")
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,

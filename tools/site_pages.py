@@ -120,7 +120,7 @@ def order(root):
             raise ValueError(f"Expected 'About N minutes' and 'You need' in the first cell of {path.name}, got {goal}.")
         sections = minutes(cells, int(stated[1]))
         exercises = sum("exercise" in cell["metadata"].get("tags", []) for cell in cells)
-        words = " · ".join(f"{title.replace('|', '')} {share}" for title, share in sections)
+        words = " · ".join(f"{title.replace('|', '')} ({share})" for title, share in sections)
         yield f"| [{title_of(path)}](book/{path.stem}) | {stated[1]} | {words} | {exercises} | {needs[1].strip()} |"
 
 

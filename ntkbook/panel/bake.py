@@ -24,6 +24,7 @@ from .spec import PanelSpec
 
 # Sharpest first: dots per dot of the page, and colours (None: all of them). The first that fits the budget is taken.
 QUALITIES = ((2.0, None), (1.5, None), (2.0, 64), (1.5, 64), (1.0, 64), (1.0, 32))
+LEAST = 0.72  # of its own width: on a phone a picture scrolls sideways rather than lose its words
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Panel</title>
@@ -182,8 +183,9 @@ def _fragment(
     held = html.escape(_held(spec, state, names))
     return (
         f'<div class="ntkbook-baked" style="max-width:{spec.size[0] * 100:.0f}px;line-height:1.5">{head}'
-        f'<div class="ntkbook-picture" style="position:relative"><img alt="{html.escape(spec.title or "Picture")} '
-        f'{html.escape(reading)}" src="{_address("png", still)}" style="{_PICTURE}"></div>'
+        f'<div class="ntkbook-frame" style="overflow:auto hidden"><div class="ntkbook-picture" style="position:relative;'
+        f'min-width:{spec.size[0] * 100 * LEAST:.0f}px"><img alt="{html.escape(spec.title or "Picture")} '
+        f'{html.escape(reading)}" src="{_address("png", still)}" style="{_PICTURE}"></div></div>'
         f'<div class="ntkbook-reading" role="status" aria-live="polite">{html.escape(reading)}</div>'
         f'<div class="ntkbook-held" style="font-size:90%;opacity:0.8">{held}</div>'
         f'<script type="application/json">{text}</script><script>{_SCRIPT}</script></div>\n'
@@ -262,7 +264,7 @@ document.querySelectorAll('.ntkbook-baked:not([data-awake])').forEach(box => {
     stop();
     return button;
   }
-  box.insertBefore(row, picture);
+  box.insertBefore(row, picture.parentElement);
   const places = content.places || [], point = document.createElement('button');
   if (places.length) {
     const words = content.controls.map(control => control.label).join(', ');

@@ -44,6 +44,10 @@ def test_a_baked_panel_moves_from_a_file(page, tmp_path, artifacts):
     for scheme in ("light", "dark"):
         page.page.emulate_media(color_scheme=scheme)
         page.page.screenshot(path=str(artifacts / f"baked_{scheme}.png"), full_page=True)
+    page.page.set_viewport_size({"width": 390, "height": 844})  # the picture scrolls, the page does not
+    picture, natural = page.page.locator(".ntkbook-picture"), 100 * panel.spec.size[0]
+    assert natural / 2 < picture.bounding_box()["width"] < natural
+    assert page.page.evaluate("document.documentElement.scrollWidth") == 390
     print(f"median {statistics.median(times):.1f} ms from key to picture, without a kernel")
 
 
