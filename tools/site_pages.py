@@ -8,6 +8,7 @@ import re
 import sys
 from itertools import groupby
 from pathlib import Path
+from textwrap import indent
 
 from ntkbook import claims
 from ntkbook.exercises.checking import Exercise
@@ -283,10 +284,10 @@ def api_page(title, names, root):
                 if (kind == "autoclass" and not module.startswith("networks"))
                 else ""
             )
-            parts.append(f"```{{eval-rst}}\n.. {kind}:: ntkbook.{module}.{name}\n{options}```\n")
             documented = getattr(importlib.import_module(f"ntkbook.{module}"), name).__doc__ or ""
-            if name in shown and ">>>" not in documented:
-                parts.append(f"```python\n{shown[name]}\n```\n")
+            is_shown = name in shown and ">>>" not in documented
+            session = f"\n{indent(shown[name], '   ')}\n" if is_shown else ""
+            parts.append(f"```{{eval-rst}}\n.. {kind}:: ntkbook.{module}.{name}\n{options}{session}```\n")
     return "\n".join(parts)
 
 
@@ -324,9 +325,15 @@ def draw_benchmarks(root, folder):
             bars.append((f"{path.stem.replace('_', ' ')}: {row['case']['label']}", row["times_faster"]))
     figure = Figure(figsize=(9, 0.5 + 0.3 * len(bars)), layout="constrained")
     ax = figure.subplots()
-    ax.barh(range(len(bars)), [ratio for _, ratio in bars], color="#D55E00", left=0)
-    ax.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=8)
-    ax.set(xscale="log", xlabel="times faster than neural-tangents")
+    for place, (_, ratio) in enumerate(bars):  # to the left of 1 it is slower here
+        ax.barh(place, ratio - 1, left=1, color="#D55E00" if ratio >= 1 else "#767676")
+        words, side = f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}", 1 if ratio >= 1 else -1
+        ax.annotate(words, (ratio, place), (4 * side, 0), textcoords="offset points", va="center", color="#767676",
+                    ha="left" if side > 0 else "right", fontsize=8)  # fmt: skip
+    ax.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=9)
+    ax.set(xscale="log", xlabel="times faster than neural-tangents; left of 1, in gray: slower", xlim=(0.1, 500))
+    ax.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+    ax.minorticks_off()
     ax.axvline(1, color="gray", lw=1)
     ax.invert_yaxis()
     for side in ("top", "right", "left"):

@@ -54,7 +54,7 @@ document.querySelectorAll('.ntkbook-five-points').forEach(box => {
   const path = points => 'M' + points.map(([u, v]) => to(u, v).map(z => z.toFixed(1)).join(' ')).join('L');
   const svg = made('svg', {viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': 'Five points that can be moved'},
     box);
-  svg.style.cssText = 'width:100%;max-width:720px;display:block;touch-action:none;font:12px sans-serif';
+  svg.style.cssText = 'width:100%;max-width:720px;display:block;font:12px sans-serif';
   made('clipPath', {id: 'ntkbook-inside'}, svg).append(
     made('rect', {x: left, y: top, width: inner[0], height: inner[1]}, svg));
   const inside = made('g', {'clip-path': 'url(#ntkbook-inside)'}, svg);
@@ -68,16 +68,16 @@ document.querySelectorAll('.ntkbook-five-points').forEach(box => {
   }
   ['−π', '−π/2', '0', 'π/2', 'π'].forEach((word, i) => {
     const [at] = to((i - 2) * Math.PI / 2, 0);
-    made('text', {x: at, y: top + inner[1] + 16, 'text-anchor': 'middle', fill: '#777'}, svg).textContent = word;
+    made('text', {x: at, y: top + inner[1] + 16, 'text-anchor': 'middle', fill: '#777', class: 'under'}, svg).textContent = word;
   });
-  const under = made('text', {x: left + inner[0] / 2, y: height - 6, 'text-anchor': 'middle', fill: '#777'}, svg);
+  const under = made('text', {x: left + inner[0] / 2, y: height - 6, 'text-anchor': 'middle', fill: '#777', class: 'name'}, svg);
   under.textContent = 'input x';
   const limited = (value, [low, up]) => Math.min(up, Math.max(low, Math.round(value * 100) / 100));
 
   const dots = x.map((_, i) => {
     const dot = made('circle', {r: 9, fill: '#777', stroke: '#fff', 'stroke-width': 1.5, tabindex: 0, role: 'slider',
       'aria-valuemin': range_y[0], 'aria-valuemax': range_y[1]}, svg);
-    dot.style.cursor = 'grab';
+    dot.style.cssText = 'cursor:grab;touch-action:none';  // beside the points a finger scrolls the page
     const move = (u, v) => { x[i] = limited(u, range_x); y[i] = limited(v, range_y); draw(); };
     dot.addEventListener('pointerdown', event => { dot.setPointerCapture(event.pointerId); dot.focus(); event.preventDefault(); });
     dot.addEventListener('pointermove', event => {
@@ -97,8 +97,11 @@ document.querySelectorAll('.ntkbook-five-points').forEach(box => {
   label.style.cssText = 'display:flex;flex-wrap:wrap;align-items:center;gap:0 8px;min-height:32px';
   Object.assign(input, {type: 'range', min: 0, max: times.length - 1, value: times.length - 1});
   input.setAttribute('aria-label', 'training time t');
-  input.style.cssText = 'accent-color:#0072B2;flex:0 1 220px;min-width:0;height:32px';
-  label.append('training time t', input, value);
+  input.style.cssText = 'accent-color:#0072B2;flex:0 1 220px;width:220px;min-width:0;height:32px';
+  const both = document.createElement('span');  // a number never parts from its slider
+  both.style.cssText = 'display:flex;align-items:center;gap:8px;min-width:0';
+  both.append(input, value);
+  label.append('training time t', both);
   svg.before(label);
   const reading = document.createElement('div');
   reading.className = 'ntkbook-five-reading'; reading.setAttribute('role', 'status'); reading.setAttribute('aria-live', 'polite');

@@ -31,9 +31,9 @@ ZETAS = {"identity": Identity(), "relu": Relu()}
 class SelfAttention(Layer):
     """concat over heads of zeta(G) V, times W_O, plus a bias; G = scale * Q K^T, with Q, K, V linear in the inputs.
 
-    scaling="linear": scale 1/key_width, and the keys use the query weights (apart, G would vanish)
-    scaling="sqrt": scale 1/sqrt(key_width), independent query and key weights
-    zeta: "softmax" (over the attended positions; linear scaling only), "identity", "relu", or an activation layer
+    - scaling="linear": scale 1/key_width, and the keys use the query weights (apart, G would vanish)
+    - scaling="sqrt": scale 1/sqrt(key_width), independent query and key weights
+    - zeta: "softmax" (over the attended positions; linear scaling only), "identity", "relu", or an activation layer
 
     All weights are N(0, 1), with the standard deviations of the arguments over the square root of the fan-in.
     `position_std` adds to the inputs of queries and keys, not of values, an untrained Gaussian encoding with covariance
