@@ -177,15 +177,16 @@ def _fragment(
     data, reading = spec.computed(state)
     still = Picture(spec, data, density=1.0).png()
     title = f"<b>{html.escape(spec.title)}</b> " if spec.title else ""
+    words, least = html.escape(f"{spec.title or 'Picture'} {reading}"), spec.size[0] * 100 * LEAST
     is_default = set(names) == set(spec.baked)
     caption = html.escape(spec.baked_caption if is_default and spec.baked_caption else spec.caption)
     head = f"<div>{title}{caption}</div>" if title or caption else ""
     held = html.escape(_held(spec, state, names))
     return (
         f'<div class="ntkbook-baked" style="max-width:{spec.size[0] * 100:.0f}px;line-height:1.5">{head}'
-        f'<div class="ntkbook-frame" style="overflow:auto hidden"><div class="ntkbook-picture" style="position:relative;'
-        f'min-width:{spec.size[0] * 100 * LEAST:.0f}px"><img alt="{html.escape(spec.title or "Picture")} '
-        f'{html.escape(reading)}" src="{_address("png", still)}" style="{_PICTURE}"></div></div>'
+        f'<div class="ntkbook-frame" style="overflow:auto hidden">'
+        f'<div class="ntkbook-picture" style="position:relative;min-width:{least:.0f}px">'
+        f'<img alt="{words}" src="{_address("png", still)}" style="{_PICTURE}"></div></div>'
         f'<div class="ntkbook-reading" role="status" aria-live="polite">{html.escape(reading)}</div>'
         f'<div class="ntkbook-held" style="font-size:90%;opacity:0.8">{held}</div>'
         f'<script type="application/json">{text}</script><script>{_SCRIPT}</script></div>\n'
