@@ -59,7 +59,8 @@ def phase(activation: Activation, W_std: ArrayLike, b_std: ArrayLike) -> Phase:
 
     Where q* = 0 or the variance grows without bound (q* = inf) chi is that of the limit, and c* = 1.
 
-    >>> phase(Erf(), jnp.linspace(0.5, 3, 300)[:, None], jnp.linspace(0, 2, 250))  # doctest: +SKIP
+    >>> phase(Erf(), jnp.array([0.5, 1.5])[:, None], jnp.array([0.1, 0.3])).name.tolist()
+    [['ordered', 'ordered'], ['chaotic', 'chaotic']]
 
     Raises:
         TypeError, ValueError: for what is no activation, negative or non-finite scales; ValueError where the variance
