@@ -124,6 +124,12 @@ def attention_with_positions(s):
     return s.serial(dense(s), s.GlobalSelfAttention(8, 8, 8, 2, **options), flattened(s))
 
 
+def attention_on_images(s):
+    """Every pixel looks at every other, and sees where they are."""
+    options = dict(attention_mechanism="SOFTMAX", pos_emb_type="SUM", W_pos_emb_std=0.5, b_std=0.1)
+    return s.serial(conv(s, 3, 2), s.GlobalSelfAttention(8, 8, 8, 2, **options), s.Relu(), pooled(s))
+
+
 # name: (network, the kind of its inputs)
 NETWORKS = {
     "defaults": (lambda s: s.serial(s.Dense(8), s.Relu(), s.Dense(3)), "flat"),
@@ -161,6 +167,7 @@ NETWORKS = {
     "sequences": (lambda s: s.serial(conv(s, 2), s.Relu(), s.AvgPool((2,), (2,)), pooled(s)), "sequences"),
     "attention": (attention, "sequences"),
     "attention with positions": (attention_with_positions, "sequences"),
+    "attention on images": (attention_on_images, "images"),
 }
 INPUTS = {
     "flat": (FLAT, FLAT2),

@@ -146,3 +146,25 @@ def test_finite_encoding_is_not_trained(key):
     _, params = layer.init(key, x.shape)
     gradient = jax.grad(lambda params: (layer.apply(params, x) ** 2).sum())(params)
     assert not np.asarray(gradient["position"]).any() and np.asarray(gradient["query"]).any()
+
+
+@pytest.mark.parametrize(
+    "are_two, options", [(True, {"position_std": 0.5}), (False, {"scaling": "sqrt", "zeta": "relu"})]
+)
+def test_images_are_sequences_of_their_pixels(are_two, options):
+    """The same numbers for the network and both kernels, and for the layers that follow."""
+    rng = np.random.default_rng(1)
+    images, others = jnp.asarray(rng.normal(size=(3, 2, 3, 4))), jnp.asarray(rng.normal(size=(2, 2, 3, 4)))
+    flat = lambda x: x.reshape(len(x), 6, 4)
+    layer = SelfAttention(5, 2, 3, 2, b_std=0.3, **options)
+    shape, params = layer.init(jax.random.key(0), images.shape)
+    assert shape == (3, 2, 3, 5)
+    np.testing.assert_allclose(
+        layer.apply(params, images), layer.apply(params, flat(images)).reshape(shape), rtol=1e-10
+    )
+    net = pooled(Dense(8, 1.2, 0.1), nb.Relu(), layer, nb.Erf())
+    inputs = [images, others] if are_two else [images]
+    for whole, expected in zip(nb.kernel(net, *inputs), nb.kernel(net, *map(flat, inputs)), strict=True):
+        np.testing.assert_allclose(whole, expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="position_decay"):
+        nb.ntk(pooled(SelfAttention(8, position_std=1.0, position_decay=0.5)), images)

@@ -153,7 +153,7 @@ BAD_INPUTS = {
     "pooling of flat data": kernel_of(nb.AvgPool((2, 2)), x=x),
     "a window larger than the image": kernel_of(nb.Conv(8, (1, 1)), nb.AvgPool((5, 5)), x=images),
     "attention on flat data": kernel_of(nb.SelfAttention(8), nb.Dense(1)),
-    "attention on images": kernel_of(nb.SelfAttention(8), nb.Dense(1), x=images),
+    "attention that decays on images": kernel_of(nb.SelfAttention(8, position_decay=0.5), nb.Dense(1), x=images),
     # finite networks
     "finite: residual of another width": lambda: nb.Residual(nb.Dense(8)).init(key(), (4, 3)),
     "finite: repeat of another width": lambda: nb.Repeat(nb.Dense(8), 2).init(key(), (4, 3)),

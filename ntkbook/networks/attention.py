@@ -1,4 +1,4 @@
-"""Self-attention with infinitely many heads, for sequences (n, s, channels).
+"""Self-attention with infinitely many heads, for sequences (n, s, channels); images are sequences of their pixels.
 
 Which positions look at which is itself made by random weights. With 1/d scaling and shared query and key weights
 the attention matrix becomes deterministic as the key width grows; with 1/sqrt(d) its entries stay Gaussian, and
@@ -9,6 +9,7 @@ NTK for 1/sqrt(d) scaling and any elementwise zeta follows from the same limit a
 # pyright: reportGeneralTypeIssues=false
 
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from ..pytrees import number, pytree, static
 from .activations import Activation, Identity, Relu
 from .kernel import Layer
 from .layers import plus_bias, standard_normals
-from .positions import diagonal, diagonal_of_pairs
+from .positions import as_images, as_sequence, diagonal, diagonal_of_pairs
 from .signals import Signals, distance_of_covariances, like
 
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -37,8 +38,8 @@ class SelfAttention(Layer):
 
     All weights are N(0, 1), with the standard deviations of the arguments over the square root of the fan-in.
     `position_std` adds to the inputs of queries and keys, not of values, an untrained Gaussian encoding with covariance
-    position_std^2 R, R_ij = exp(-position_decay |i - j|), or R = 1 for `position_decay=None`. The kernel's encoding is
-    uncorrelated with the inputs, as over many channels: put Dense before if the inputs have few.
+    position_std^2 R, R_ij = exp(-position_decay |i - j|), or R = 1 for `position_decay=None`: the latter alone for
+    images. In kernels it is uncorrelated with the inputs, as over many channels: put Dense before if they have few.
     """
 
     width: int = static(least=1)
@@ -68,7 +69,7 @@ class SelfAttention(Layer):
     def init(self, key, input_shape):
         checks.one_key(key)
         input_shape = checks.input_shape(input_shape)
-        _, s, channels = _check_sequence(input_shape)
+        s, channels = self._positions(input_shape), input_shape[-1]
         shapes = {
             "query": (self.heads, channels, self.key_width),
             "key": (self.heads, channels, self.key_width),
@@ -77,11 +78,12 @@ class SelfAttention(Layer):
             "bias": (self.width,),
             "position": (s, channels),
         }
-        return (input_shape[0], s, self.width), dict(zip(shapes, standard_normals(key, tuple(shapes.values()))))
+        return (*input_shape[:-1], self.width), dict(zip(shapes, standard_normals(key, tuple(shapes.values()))))
 
     def apply(self, params, x):
         checks.layer_inputs(x, "SelfAttention")
-        _, s, channels = _check_sequence(x.shape)
+        s, shape, channels = self._positions(x.shape), x.shape, x.shape[-1]
+        x = x.reshape(len(x), s, channels)
         encoding = (
             like(self.position_std, x)
             * jnp.linalg.cholesky(self._correlation(s, x))
@@ -97,14 +99,17 @@ class SelfAttention(Layer):
         A = self._zeta(scale * jnp.einsum("nhsk,nhtk->nhst", Q, K), axis=-1)
         out = jnp.einsum("nhst,nhtv,hvo->nso", A, V, params["out"])
         out_scale = like(self.W_out_std, x) / (self.heads * self.value_width) ** 0.5
-        return plus_bias(out_scale * out, like(self.b_std, x) * params["bias"])
+        return plus_bias(out_scale * out, like(self.b_std, x) * params["bias"]).reshape(*shape[:-1], self.width)
 
     def kernel(self, k):
-        if k.keep not in ("all", "inside") or k.nngp.ndim != 4:
-            what = {2: "flat data", 6: "images"}.get(k.nngp.ndim, f"a kernel of shape {k.nngp.shape}")
-            raise ValueError(
-                f"Expected sequences (n, s, channels) before SelfAttention, got {what}. Reshape to sequences."
-            )
+        if k.keep not in ("all", "inside"):
+            raise ValueError("Expected sequences or images before SelfAttention, got flat data. Reshape to sequences.")
+        n = (k.nngp.ndim - 2) // 2
+        if n > 1:
+            sizes = k.nngp.shape[: 2 * n : 2]
+            self._positions((len(k.nngp), *sizes, k.width))
+            made = self.kernel(jax.tree.map(lambda array: as_sequence(array, n), k))
+            return jax.tree.map(lambda array: as_images(array, sizes), made)
         b2 = like(self.b_std, k.nngp) ** 2
         average = self._linear if self.scaling == "linear" else self._sqrt
         attend, trained = average(k)
@@ -195,6 +200,14 @@ class SelfAttention(Layer):
         """The kernel of the inputs of queries and keys: positions are added to it."""
         return K + like(self.position_std, K) ** 2 * self._correlation(K.shape[0], K)[:, :, None, None]
 
+    def _positions(self, shape: tuple[int, ...]) -> int:
+        """How many there are in inputs of this shape."""
+        if len(shape) < 3:
+            raise ValueError(f"Expected sequences (n, s, channels) or images for SelfAttention, got shape {shape}.")
+        if len(shape) > 3 and self.position_decay is not None:
+            raise ValueError("Expected sequences for position_decay, got images. Leave it out, or reshape them.")
+        return prod(shape[1:-1])
+
     def _correlation(self, s: int, array: Array) -> Array:
         if self.position_decay is None:
             return jnp.eye(s, dtype=array.dtype)
@@ -208,9 +221,3 @@ def _distance_of_products(var1: Array, var2: Array, distance: Array) -> Array:
     total, difference = var1 + var2, var1 - var2
     mixed = ab(total) * cd(distance) + cd(total) * ab(distance) - ab(distance) * cd(distance)
     return (ab(difference) * cd(difference) + mixed) / 2
-
-
-def _check_sequence(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) != 3:
-        raise ValueError(f"Expected sequences (n, s, channels) for SelfAttention, got shape {shape}. Reshape them.")
-    return shape

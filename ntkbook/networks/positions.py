@@ -71,6 +71,20 @@ def diagonal_of_pairs(nngp: Array, n_positions: int, side: int) -> Array:
     return jnp.expand_dims(diagonal(nngp, n_positions), tuple(2 * i + 1 - side for i in range(n_positions)))
 
 
+def as_sequence(array: Array, n_positions: int) -> Array:
+    """(h, h, w, w, ...) as (h w, h w, ...): images as sequences, row after row."""
+    n = n_positions
+    sides = jnp.moveaxis(array, range(1, 2 * n, 2), range(n, 2 * n))  # (h, w, h, w, ...)
+    return sides.reshape(prod(sides.shape[:n]), prod(sides.shape[n : 2 * n]), *array.shape[2 * n :])
+
+
+def as_images(array: Array, sizes: Sequence[int]) -> Array:
+    """The way back from `as_sequence`, for images of `sizes`; a side of length 1, along which it broadcasts, stays."""
+    n = len(sizes)
+    sides = [sizes if length == prod(sizes) else [1] * n for length in array.shape[:2]]
+    return jnp.moveaxis(array.reshape(*sides[0], *sides[1], *array.shape[2:]), range(n, 2 * n), range(1, 2 * n, 2))
+
+
 def examples_first(array: Array) -> Array:
     """(h, h, w, w, n1, n2) as (n1, n2, h, h, w, w)."""
     return jnp.moveaxis(array, (-2, -1), (0, 1))

@@ -1,7 +1,6 @@
 """Tiles of any kernel function k(x1, x2): the guest's `batch`."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,7 @@ from .. import checks
 from .kernels import Kernel
 
 
-def batch(
-    kernel_fn: Callable, batch_size: int = 0, device_count: int = -1, store_on_device: bool = True
-) -> Callable[..., Any]:
+def batch(kernel_fn, batch_size=0, device_count=-1, store_on_device=True):
     """kernel_fn(x1, x2, ...) in tiles of at most `batch_size` examples of each, one after another on one device.
 
     Any number of examples will do. `store_on_device=False` puts the tiles together in the host's memory;
@@ -23,7 +20,7 @@ def batch(
     if not batch_size:
         return kernel_fn
 
-    def batched(x1: Any, x2: Any = None, *arguments: Any, **options: Any) -> Any:
+    def batched(x1, x2=None, *arguments, **options):
         is_kernel = isinstance(x1, Kernel)
         n1, n2 = x1.nngp.shape[:2] if is_kernel else (_count(x1), _count(x1 if x2 is None else x2))
         is_same = x1.cov2 is None if is_kernel else x2 is None
@@ -47,15 +44,15 @@ def batch(
     return batched
 
 
-def _count(x: Any) -> int:
+def _count(x) -> int:
     return len(jax.tree.leaves(x)[0])
 
 
-def _part(x: Any, rows: slice) -> Any:
+def _part(x, rows: slice):
     return jax.tree.map(lambda a: a[rows], x)
 
 
-def _joined(tiles: Any, n_rows: int, library: Any) -> Any:
+def _joined(tiles, n_rows: int, library):
     """Tiles of pairs, row after row, as one array."""
     n = len(tiles) // n_rows
     rows = [library.concatenate(tiles[i : i + n], axis=1) for i in range(0, len(tiles), n)]
@@ -68,7 +65,7 @@ def _part_of_kernel(k: Kernel, rows: slice, columns: slice, is_same: bool) -> Ke
     return _with_shapes(k.replace(**pairs, cov1=k.cov1[rows], cov2=cov2))
 
 
-def _joined_kernels(tiles: Sequence[Sequence[Kernel]], is_same: bool, library: Any) -> Kernel:
+def _joined_kernels(tiles: Sequence[Sequence[Kernel]], is_same: bool, library) -> Kernel:
     flat, first = [k for row in tiles for k in row], tiles[0][0]
     ntk = None if first.ntk is None else _joined([k.ntk for k in flat], len(tiles), library)
     made = first.replace(

@@ -41,11 +41,11 @@ class _WithOptions:
     f: Callable
     options: Any
 
-    def __call__(self, params: Any, x: Any) -> Any:
+    def __call__(self, params, x):
         return self.f(params, x, **self.options)
 
 
-def _sides(f: Callable, x2: Any, options: dict[str, Any]) -> tuple[Callable, Callable]:
+def _sides(f, x2, options: dict[str, Any]) -> tuple[Callable, Callable]:
     """f with its options, for x1 and for x2: of a pair, and of a random key, each has its own."""
     key = options.get("rng")
     if x2 is not None and key is not None and not isinstance(key, tuple):
@@ -55,19 +55,19 @@ def _sides(f: Callable, x2: Any, options: dict[str, Any]) -> tuple[Callable, Cal
     return first, first if x2 is None or not any(map(_is_pair, options.values())) else of(1)
 
 
-def _is_pair(value: Any) -> bool:
+def _is_pair(value) -> bool:
     return isinstance(value, tuple) and len(value) == 2
 
 
-def linearize(f: Callable, params: Any) -> Callable:
+def linearize(f, params):
     """g(new_params, *inputs, **options): f to first order about `params`."""
     return taylor_expand(f, params, 1)
 
 
-def taylor_expand(f: Callable, params: Any, degree: int) -> Callable:
+def taylor_expand(f, params, degree):
     """g(new_params, *inputs, **options): f to `degree`-th order about `params`; any trees."""
 
-    def g(new_params: Any, *inputs: Any, **options: Any) -> Any:
+    def g(new_params, *inputs, **options):
         at = lambda theta, _: f(theta, *inputs, **options)
         return expansions.taylor_expand(at, params, degree)(new_params, None)
 
@@ -77,11 +77,11 @@ def taylor_expand(f: Callable, params: Any, degree: int) -> Callable:
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _static(axes: Any) -> Any:
+def _static(axes):
     return axes if isinstance(axes, int) else tuple(axes)
 
 
-def _letters(shape: Sequence[int], trace_axes: Any, diagonal_axes: Any) -> tuple[list[int], list[int], int]:
+def _letters(shape: Sequence[int], trace_axes, diagonal_axes) -> tuple[list[int], list[int], int]:
     """(second, kernel, count): which axes a kernel has of outputs with letters 0, 1, ... and of `second` ones.
 
     There are two axes of each axis of the outputs, one if it is diagonal, and none, averaged over `count`, if traced.
@@ -96,7 +96,7 @@ def _letters(shape: Sequence[int], trace_axes: Any, diagonal_axes: Any) -> tuple
     return second, kernel, prod(shape[i] for i in traced)
 
 
-def _contract(a: Any, b: Any, shape: Sequence[int], trace_axes: Any, diagonal_axes: Any) -> Any:
+def _contract(a, b, shape: Sequence[int], trace_axes, diagonal_axes):
     """Products of what two sets of outputs, of `shape`, have, over all axes that follow."""
     n = len(shape)
     second, kernel, count = _letters(shape, trace_axes, diagonal_axes)
@@ -106,7 +106,7 @@ def _contract(a: Any, b: Any, shape: Sequence[int], trace_axes: Any, diagonal_ax
     return product(a, [*range(n), *rest], b, [*second, *rest], kernel, precision=precision) / count
 
 
-def _jacobian(f: Callable, params: Any, x: Any, is_by_example: bool) -> Any:
+def _jacobian(f, params, x, is_by_example: bool):
     """df/dparams: a tree of outputs, of trees of parameters; with one pass per example and output if they are apart."""
     if not is_by_example:
         return jax.jacrev(f)(params, x)
@@ -114,11 +114,11 @@ def _jacobian(f: Callable, params: Any, x: Any, is_by_example: bool) -> Any:
     return jax.vmap(lambda x: jax.tree.map(lambda a: a[0], one(x)))(x)
 
 
-def _first(x: Any) -> Any:
+def _first(x):
     return jax.tree.map(lambda a: a[:1], x)
 
 
-def _is_apart(f: Callable, params: Any, x: Any, vmap_axes: Any) -> bool:
+def _is_apart(f, params, x, vmap_axes) -> bool:
     """Is each example treated on its own, axis 0 first: as the caller says, or as the program shows?"""
     if vmap_axes is not None:
         spread = vmap_axes if isinstance(vmap_axes, tuple) and len(vmap_axes) == 3 else (vmap_axes, vmap_axes, {})
@@ -132,15 +132,15 @@ def _is_apart(f: Callable, params: Any, x: Any, vmap_axes: Any) -> bool:
 
 
 def empirical_ntk_fn(
-    f: Callable,
-    trace_axes: Any = (-1,),
-    diagonal_axes: Any = (),
-    vmap_axes: Any = None,
-    implementation: int = NtkImplementation.JACOBIAN_CONTRACTION,
-    _j_rules: bool = True,
-    _s_rules: bool = True,
-    _fwd: bool | None = None,
-) -> Callable[..., Any]:
+    f,
+    trace_axes=(-1,),
+    diagonal_axes=(),
+    vmap_axes=None,
+    implementation=NtkImplementation.JACOBIAN_CONTRACTION,
+    _j_rules=True,
+    _s_rules=True,
+    _fwd=None,
+):
     """ntk_fn(x1, x2, params, **options): the tangent kernel of f, of shape zip(f(x1).shape, f(x2).shape).
 
     Axes in `trace_axes` are averaged over and absent, those in `diagonal_axes` appear once. A tree of outputs gives a
@@ -148,7 +148,7 @@ def empirical_ntk_fn(
     """
     axes = _static(trace_axes), _static(diagonal_axes)
 
-    def ntk_fn(x1: Any, x2: Any, params: Any, **options: Any) -> Any:
+    def ntk_fn(x1, x2, params, **options):
         f1, f2 = _sides(f, x2, options)
         is_apart = _is_apart(f1, params, x1, vmap_axes)
         out = jax.eval_shape(f1, params, x1)
@@ -185,11 +185,11 @@ def _slow(pair, params, inputs, is_apart, trace_axes, diagonal_axes):
     return jax.tree.unflatten(structure, [kernel(j1, j2, out) for j1, j2, out in pairs])
 
 
-def empirical_nngp_fn(f: Callable, trace_axes: Any = (-1,), diagonal_axes: Any = ()) -> Callable[..., Any]:
+def empirical_nngp_fn(f, trace_axes=(-1,), diagonal_axes=()):
     """nngp_fn(x1, x2, params, **options): products of outputs, of the same shapes as the tangent kernel."""
     axes = _static(trace_axes), _static(diagonal_axes)
 
-    def nngp_fn(x1: Any, x2: Any, params: Any, **options: Any) -> Any:
+    def nngp_fn(x1, x2, params, **options):
         sides = zip(_sides(f, x2, options), (x1, x1 if x2 is None else x2))
         pair = tuple(programs.trace(g, params, x) for g, x in sides)
         return _products(pair, params, (x1, x2), *axes)
@@ -205,9 +205,7 @@ def _products(pair, params, inputs, trace_axes, diagonal_axes):
     return jax.tree.map(lambda a, b: _contract(a, b, a.shape, trace_axes, diagonal_axes), out1, out2)
 
 
-def empirical_kernel_fn(
-    f: Callable, trace_axes: Any = (-1,), diagonal_axes: Any = (), *ntk_arguments: Any, **ntk_options: Any
-) -> Callable[..., Any]:
+def empirical_kernel_fn(f, trace_axes=(-1,), diagonal_axes=(), *ntk_arguments, **ntk_options):
     """kernel_fn(x1, x2, get, params, **options): "nngp", "ntk", or a named tuple of those asked for.
 
     Other arguments are those of `empirical_ntk_fn`.
@@ -217,7 +215,7 @@ def empirical_kernel_fn(
         "ntk": empirical_ntk_fn(f, trace_axes, diagonal_axes, *ntk_arguments, **ntk_options),
     }
 
-    def kernel_fn(x1: Any, x2: Any, get: Any, params: Any, **options: Any) -> Any:
+    def kernel_fn(x1, x2, get, params, **options):
         words = kernels.words_of(get) or ("nngp", "ntk")
         if set(words) - set(fns):
             raise ValueError(f"Expected get to be 'nngp', 'ntk' or a tuple of them, got {get!r}.")
@@ -227,12 +225,12 @@ def empirical_kernel_fn(
     return kernel_fn
 
 
-def empirical_ntk_vp_fn(f: Callable, x1: Any, x2: Any, params: Any, **options: Any) -> Callable[[Any], Any]:
+def empirical_ntk_vp_fn(f, x1, x2, params, **options):
     """v -> Theta(x1, x2) v, for v of the shape of f(params, x2)."""
     f1, f2 = _sides(f, x2, options)
     second = x1 if x2 is None else x2
 
-    def product(cotangents: Any) -> Any:
+    def product(cotangents):
         _, pull = jax.vjp(lambda params: f2(params, second), params)
         return jax.jvp(lambda params: f1(params, x1), (params,), pull(cotangents))[1]
 
@@ -240,16 +238,16 @@ def empirical_ntk_vp_fn(f: Callable, x1: Any, x2: Any, params: Any, **options: A
 
 
 def monte_carlo_kernel_fn(
-    init_fn: Callable,
-    apply_fn: Callable,
-    key: Any,
-    n_samples: int | Iterable[int],
-    batch_size: int = 0,
-    device_count: int = -1,
-    store_on_device: bool = True,
-    *kernel_arguments: Any,
-    **kernel_options: Any,
-) -> Callable[..., Any]:
+    init_fn,
+    apply_fn,
+    key,
+    n_samples,
+    batch_size=0,
+    device_count=-1,
+    store_on_device=True,
+    *kernel_arguments,
+    **kernel_options,
+):
     """kernel_fn(x1, x2, get, **options): the mean of empirical kernels over `n_samples` draws of the parameters.
 
     Of several counts it makes a generator, which gives the mean at each of them. Other arguments are those of
@@ -277,7 +275,7 @@ def monte_carlo_kernel_fn(
             average = jax.tree.map(lambda a, n=count: a / n, total)
             yield average[0] if isinstance(get, str) else kernels.named(words, average)
 
-    def get_kernel(x1: Any, x2: Any = None, get: Any = None, **options: Any) -> Any:
+    def get_kernel(x1, x2=None, get=None, **options):
         if isinstance(n_samples, Iterable):
             return means(n_samples, x1, x2, get, options)
         return next(means([n_samples], x1, x2, get, options))

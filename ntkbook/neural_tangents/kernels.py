@@ -51,7 +51,7 @@ class Kernel:
     mask1: Any = None
     mask2: Any = None
 
-    def replace(self, **changes: Any) -> "Kernel":
+    def replace(self, **changes) -> "Kernel":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
@@ -70,14 +70,14 @@ def refuse(is_absent: bool, what: str, nearest: str) -> None:
         raise NotImplementedError(f"{what} is not known here. The nearest: {nearest}.")
 
 
-def words_of(get: Any) -> tuple[str, ...] | None:
+def words_of(get) -> tuple[str, ...] | None:
     """`get` as a tuple of words, or None for everything."""
     if get is None:
         return None
     return tuple(word.lower() for word in ((get,) if isinstance(get, str) else get))
 
 
-def select(result: Any, get: Any) -> Any:
+def select(result, get):
     """`result` itself, one of its parts, or some of them as a named tuple in the order asked for."""
     words = words_of(get)
     if words is None:
@@ -89,7 +89,7 @@ def select(result: Any, get: Any) -> Any:
     return parts[0] if isinstance(get, str) else named(words, parts)
 
 
-def named(words: Any, parts: Any, name: str = "Kernels") -> Any:
+def named(words, parts, name: str = "Kernels"):
     """A named tuple; equal words make one type, as trees want it."""
     return _named_tuple(name, tuple(words))(*parts)
 
@@ -101,14 +101,14 @@ def relaxed(function: Callable) -> Callable:
     """`function`, whatever the caller has told JAX about shapes that broadcast and precisions that meet."""
 
     @wraps(function)
-    def call(*arguments: Any, **options: Any) -> Any:
+    def call(*arguments, **options):
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             return function(*arguments, **options)
 
     return call
 
 
-def from_core(k: Signals, shapes: Any, *, is_same: bool, diagonal_spatial: bool, axes: tuple[int, int]) -> Kernel:
+def from_core(k: Signals, shapes, *, is_same: bool, diagonal_spatial: bool, axes: tuple[int, int]) -> Kernel:
     """What our layers made, as the guest has it; `shapes` are those of the two signals."""
     shape1, shape2 = shapes
     nngp, ntk = k.nngp, k.ntk
@@ -160,7 +160,7 @@ def to_core(k: Kernel) -> Signals:
     return made.replace(var1=inside1.var1, var2=inside2.var2, inside1=inside1, inside2=inside2)
 
 
-def _per_example(k: Kernel, cov: Any) -> Array:
+def _per_example(k: Kernel, cov) -> Array:
     """A covariance of each example with itself, examples last."""
     cov = jnp.asarray(cov)
     return jnp.moveaxis(cov, 0, -1) if k.diagonal_batch else jnp.diagonal(cov, axis1=0, axis2=1)

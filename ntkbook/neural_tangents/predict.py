@@ -51,10 +51,10 @@ class _Axes:
         """The sizes of the row axes after that of the examples."""
         return [size for axis, size in enumerate(self.shape) if axis not in (0, *self.traced)]
 
-    def matrix(self, outputs: Any, count: int | None = None) -> Array:
+    def matrix(self, outputs, count=None) -> Array:
         """Outputs at `count` points (those of the targets), or one number, as rows and columns."""
         shape = (self.shape[0] if count is None else count, *self.shape[1:])
-        full = jnp.broadcast_to(jnp.asarray(outputs, _float(outputs)), shape)
+        full = jnp.broadcast_to(1.0 * jnp.asarray(outputs), shape)
         full = jnp.moveaxis(full, self.traced, range(-len(self.traced), 0))
         return full.reshape(-1, prod(self.shape[axis] for axis in self.traced))
 
@@ -64,7 +64,7 @@ class _Axes:
         full = matrix.reshape(*lead, -1, *self.inner, *(self.shape[axis] for axis in self.traced))
         return jnp.moveaxis(full, range(-len(self.traced), 0), [len(lead) + axis for axis in self.traced])
 
-    def kernel(self, k: Any) -> Array:
+    def kernel(self, k) -> Array:
         """A kernel with two axes for each row axis as a matrix."""
         k = checks.as_array(k, "a kernel")
         rows = jnp.transpose(k, [*range(0, k.ndim, 2), *range(1, k.ndim, 2)])
@@ -78,11 +78,7 @@ class _Axes:
         return jnp.transpose(matrix.reshape(*matrix.shape[:lead], *rows, *rows), [*range(lead), *order])
 
 
-def _float(value: Any) -> Any:
-    return jnp.result_type(value) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else jnp.zeros(()).dtype
-
-
-def _axes_of(y: Any, trace_axes: Any) -> tuple[Array, _Axes]:
+def _axes_of(y, trace_axes) -> tuple[Array, _Axes]:
     y = checks.as_array(y, "y_train")
     traced = (trace_axes,) if isinstance(trace_axes, int) else tuple(trace_axes)
     return y, _Axes(y.shape, tuple(sorted(axis % y.ndim for axis in traced)))
@@ -92,17 +88,17 @@ def _symmetric(k: Array) -> Array:
     return (k + k.T) / 2
 
 
-def _regularized(k: Array, diag_reg: Any, is_absolute: bool) -> tuple[Array, Any]:
+def _regularized(k: Array, diag_reg, is_absolute: bool) -> tuple[Array, Any]:
     """The kernel with equal halves, and what is added to its diagonal."""
     k = _symmetric(k)
     return k, diag_reg * (1 if is_absolute else jnp.trace(k) / len(k))
 
 
-def _add(k: Array, noise: Any) -> Array:
+def _add(k: Array, noise) -> Array:
     return k + jnp.asarray(noise, k.dtype) * jnp.eye(len(k), dtype=k.dtype)
 
 
-def _over_times(t: Any, at: Callable) -> Any:
+def _over_times(t, at: Callable):
     """`at(t)` for times of any shape, None being infinity; their axes come first in what it returns."""
     times = jnp.inf if t is None else t
     if np.ndim(times) < 2:
@@ -113,13 +109,8 @@ def _over_times(t: Any, at: Callable) -> Any:
 
 @relaxed
 def gradient_descent_mse(
-    k_train_train: Any,
-    y_train: Any,
-    learning_rate: float = 1.0,
-    diag_reg: float = 0.0,
-    diag_reg_absolute_scale: bool = False,
-    trace_axes: Any = (-1,),
-) -> Callable[..., Any]:
+    k_train_train, y_train, learning_rate=1.0, diag_reg=0.0, diag_reg_absolute_scale=False, trace_axes=(-1,)
+):
     """Training on half the mean of squares in continuous time: predict_fn(t, fx_train_0, fx_test_0, k_test_train).
 
     It returns the training outputs, the test outputs, or both, for what is not None at the start.
@@ -129,7 +120,7 @@ def gradient_descent_mse(
     flow = gradient.gradient_flow(_add(k, noise), axes.matrix(y), lr=learning_rate / y.size)
 
     @relaxed
-    def predict_fn(t: Any = None, fx_train_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None) -> Any:
+    def predict_fn(t=None, fx_train_0=0.0, fx_test_0=None, k_test_train=None):
         return _predicted(flow, axes, t, fx_train_0, fx_test_0, k_test_train)
 
     return predict_fn
@@ -155,14 +146,7 @@ def _predicted(flow, axes, t, f0_train, f0_test, k_test_train):
 
 
 @relaxed
-def gradient_descent(
-    loss: Callable,
-    k_train_train: Any,
-    y_train: Any,
-    learning_rate: float = 1.0,
-    momentum: float | None = None,
-    trace_axes: Any = (-1,),
-) -> Callable[..., Any]:
+def gradient_descent(loss, k_train_train, y_train, learning_rate=1.0, momentum=None, trace_axes=(-1,)):
     """Training on any loss(outputs, targets) in continuous time; t counts steps of size `learning_rate`.
 
     The predict function takes outputs, or an `ODEState`, and returns what it took.
@@ -173,9 +157,7 @@ def gradient_descent(
     flow = losses.function_flow(flat_loss, k, axes.matrix(y), lr=learning_rate, momentum=momentum)
 
     @relaxed
-    def predict_fn(
-        t: Any = None, fx_train_or_state_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None
-    ) -> Any:
+    def predict_fn(t=None, fx_train_or_state_0=0.0, fx_test_0=None, k_test_train=None):
         refuse(t is None, "t=None, as a loss in general has no limit,", "a large time")
         first = fx_train_or_state_0
         if not isinstance(first, ODEState):
@@ -189,15 +171,15 @@ def gradient_descent(
 
 @relaxed
 def gradient_descent_mse_ensemble(
-    kernel_fn: Callable,
-    x_train: Any,
-    y_train: Any,
-    learning_rate: float = 1.0,
-    diag_reg: float = 0.0,
-    diag_reg_absolute_scale: bool = False,
-    trace_axes: Any = (-1,),
-    **kernel_fn_train_train_kwargs: Any,
-) -> Callable[..., Any]:
+    kernel_fn,
+    x_train,
+    y_train,
+    learning_rate=1.0,
+    diag_reg=0.0,
+    diag_reg_absolute_scale=False,
+    trace_axes=(-1,),
+    **kernel_fn_train_train_kwargs,
+):
     """Infinitely many networks in training: predict_fn(t, x_test, get, compute_cov), get "ntk", "nngp" or both.
 
     At the training points (x_test=None) the regularized kernel sets the pace, and training ends in the targets.
@@ -207,9 +189,7 @@ def gradient_descent_mse_ensemble(
     made = _Ensembles(train, y, axes, learning_rate / y.size, diag_reg, diag_reg_absolute_scale)
 
     @relaxed
-    def predict_fn(
-        t: Any = None, x_test: Any = None, get: Any = None, compute_cov: bool = False, **kernel_fn_test_test_kwargs: Any
-    ) -> Any:
+    def predict_fn(t=None, x_test=None, get=None, compute_cov=False, **kernel_fn_test_test_kwargs):
         words = words_of(get) or ("nngp", "ntk")
         needed = tuple(sorted({*words, *(("nngp",) if compute_cov else ())}))
         between = own = None
@@ -222,13 +202,7 @@ def gradient_descent_mse_ensemble(
     return predict_fn
 
 
-def gp_inference(
-    k_train_train: Any,
-    y_train: Any,
-    diag_reg: float = 0.0,
-    diag_reg_absolute_scale: bool = False,
-    trace_axes: Any = (-1,),
-) -> Callable[..., Any]:
+def gp_inference(k_train_train, y_train, diag_reg=0.0, diag_reg_absolute_scale=False, trace_axes=(-1,)):
     """Where training ends: predict_fn(get, k_test_train, k_test_test), get "nngp", "ntk", "ntkgp" or several.
 
     Kernels are arrays, or have `.nngp` and `.ntk`. With `k_test_test` the result is a `Gaussian`, without it the mean.
@@ -237,7 +211,7 @@ def gp_inference(
     made = _Ensembles(lambda words: k_train_train, y, axes, 1.0, diag_reg, diag_reg_absolute_scale)
 
     @relaxed
-    def predict_fn(get: Any = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
+    def predict_fn(get=None, k_test_train=None, k_test_test=None):
         words = words_of(get) or ("nngp", "ntk")
         return made.laws(get, words, (), None, k_test_train, k_test_test, k_test_test is not None)
 
@@ -320,9 +294,7 @@ class _Ensembles:
 
 
 @relaxed
-def max_learning_rate(
-    ntk_train_train: Any, y_train_size: int | None = None, momentum: float = 0.0, eps: float = 1e-12
-) -> Any:
+def max_learning_rate(ntk_train_train, y_train_size=None, momentum=0.0, eps=1e-12):
     """Where steps on half the mean of squares stop converging; `y_train_size`, y.size, is by default the rows of k."""
     k = _Axes((), ()).kernel(ntk_train_train)
     size = len(k) if y_train_size is None else y_train_size

@@ -7,7 +7,6 @@ mean the same. What has no counterpart raises NotImplementedError, which names t
 import enum
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -23,7 +22,7 @@ AttentionMechanism = enum.Enum("AttentionMechanism", ["ABS", "IDENTITY", "RELU",
 PositionalEmbedding = enum.Enum("PositionalEmbedding", ["CONCAT", "NONE", "SUM"])
 
 
-def _word(value: Any) -> str:
+def _word(value) -> str:
     return value.name if isinstance(value, enum.Enum) else str(value).upper()
 
 
@@ -66,22 +65,31 @@ def FanInConcat(axis: int = -1) -> Triple:
 # ------------------------------------------------------------------------------------------------------ linear layers
 
 
-def _door(make: Callable) -> Callable[..., Triple]:
-    """`make` gives a layer of ours, with the axes of batch and channels before it and, if they move, after it."""
+def _door(make: Callable, name: str = "", formula: str = "") -> Callable[..., Triple]:
+    """`make` gives a layer of ours, and where it has any, the axes of batch and channels before it and after it."""
 
     @wraps(make)
-    def layer(*arguments: Any, **options: Any) -> Triple:
-        made, axes_in, *axes_out = make(*arguments, **options)
-        return triple(Chain((made,), axes_in, *(axes_out or [axes_in])), make.__name__)
+    def layer(*arguments, **options) -> Triple:
+        made = make(*arguments, **options)
+        made, axes_in, *axes_out = made if isinstance(made, tuple) else (made, None)
+        return triple(Chain((made,), axes_in, *(axes_out or [axes_in])), layer.__name__)
 
+    if name:
+        layer.__name__ = layer.__qualname__ = name
+        layer.__doc__ = f"{formula}."
     return layer
+
+
+def _width_given(parameterization, s):
+    refuse(parameterization == "standard" and tuple(s) != (1, 1), f"s={s}", "s=(1, 1), the width that is given")
+    return parameterization
 
 
 @_door
 def Dense(out_dim, W_std=1.0, b_std=None, batch_axis=0, channel_axis=-1, parameterization="ntk", s=(1, 1)):
     """A dense layer; without `b_std` it has no bias."""
-    refuse(parameterization == "standard" and tuple(s) != (1, 1), f"s={s}", "s=(1, 1), the width that is given")
-    return layers.Dense(int(out_dim), W_std, b_std, parameterization=parameterization), (batch_axis, channel_axis)
+    made = layers.Dense(int(out_dim), W_std, b_std, parameterization=_width_given(parameterization, s))
+    return made, (batch_axis, channel_axis)
 
 
 @_door
@@ -97,7 +105,6 @@ def Conv(
     s=(1, 1),
 ):
     """A convolution; `dimension_numbers` say where batch, channels and directions are, as ("NCHW", "OIHW", "NCHW")."""
-    refuse(parameterization == "standard" and tuple(s) != (1, 1), f"s={s}", "s=(1, 1), the width that is given")
     filter_shape, strides = _window(filter_shape, strides)
     axes = (0, -1), (0, -1)
     if dimension_numbers is not None:
@@ -108,7 +115,7 @@ def Conv(
         filter_shape, strides = (tuple(sizes[i] for i in order) for sizes in (filter_shape, strides))
         axes = [(spec.index("N"), spec.index("C")) for spec in (data, out)]
     shape = int(out_chan), filter_shape, strides, _word(padding)
-    return convolution.Conv(*shape, W_std, b_std, parameterization=parameterization), *axes
+    return convolution.Conv(*shape, W_std, b_std, parameterization=_width_given(parameterization, s)), *axes
 
 
 def _window(shape: Sequence[int], strides: Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -155,14 +162,14 @@ def Flatten(batch_axis=0, batch_axis_out=0):
 @_door
 def Identity():
     """What comes in."""
-    return activations.Identity(), None
+    return activations.Identity()
 
 
 @_door
 def Dropout(rate, mode="train"):
     """Nothing, as in testing."""
     refuse(mode == "train" and rate != 1, "Dropout in training", "none, or mode='test'")
-    return activations.Identity(), None
+    return activations.Identity()
 
 
 @_door
@@ -196,7 +203,7 @@ def GlobalSelfAttention(
     batch_axis=0,
     channel_axis=-1,
 ):
-    """Self-attention on sequences."""
+    """Self-attention on sequences and images."""
     mechanism, positions = _word(attention_mechanism), _word(pos_emb_type)
     refuse(pos_emb_decay_fn is not None, "pos_emb_decay_fn", "ntkbook.SelfAttention(position_decay=...)")
     refuse(n_chan_pos_emb is not None, "n_chan_pos_emb", "as many channels as there are, to which positions are added")
@@ -222,21 +229,11 @@ def GlobalSelfAttention(
 # -------------------------------------------------------------------------------------------------------- activations
 
 
-def _activation(name: str, formula: str, make: Callable) -> Callable[..., Triple]:
-    @wraps(make)
-    def layer(*arguments: Any, **options: Any) -> Triple:
-        return triple(Chain((make(*arguments, **options),)), name)
-
-    layer.__name__ = layer.__qualname__ = name
-    layer.__doc__ = f"{formula}."
-    return layer
-
-
-def _leaky(a: Any, b: Any) -> layers.Layer:
+def _leaky(a, b) -> layers.Layer:
     return activations.LeakyRelu(a / b, b) if b != 0 else quadrature.Elementwise(lambda x: a * jnp.minimum(x, 0))
 
 
-def _gaussian(a: Any = 1, b: Any = -1) -> layers.Layer:
+def _gaussian(a=1, b=-1) -> layers.Layer:
     return smooth.Gaussian(a, -b) if b < 0 else quadrature.Elementwise(lambda x: a * jnp.exp(b * x * x))
 
 
@@ -245,7 +242,7 @@ def _rectified(degree: int) -> layers.Layer:
     return first[degree] if degree < 2 else quadrature.Elementwise(lambda x: jnp.maximum(x, 0) ** degree)
 
 
-def _elementwise(fn: Any = None, nngp_fn: Callable | None = None, d_nngp_fn: Callable | None = None) -> layers.Layer:
+def _elementwise(fn=None, nngp_fn=None, d_nngp_fn=None) -> layers.Layer:
     if nngp_fn is not None:
         return WithDual(fn, nngp_fn, d_nngp_fn)
     if fn is None:
@@ -253,7 +250,7 @@ def _elementwise(fn: Any = None, nngp_fn: Callable | None = None, d_nngp_fn: Cal
     return quadrature.Elementwise(fn)
 
 
-def _exp_normalized(gamma: Any = 1, shift: Any = -1, do_clip: bool = False) -> layers.Layer:
+def _exp_normalized(gamma=1, shift=-1, do_clip=False) -> layers.Layer:
     def nngp_fn(k, q1, q2):
         size = jnp.sqrt(q1 * q2)
         cosine = jnp.clip(k / size, -1, 1) if do_clip else k / size
@@ -265,29 +262,27 @@ def _exp_normalized(gamma: Any = 1, shift: Any = -1, do_clip: bool = False) -> l
 _elements, _polynomial = quadrature.Elementwise, smooth.Polynomial
 _SIGMOID = 0.5, 1 / 2.4020563531719796, 0.5
 
-Relu = _activation("Relu", "max(x, 0)", lambda do_stabilize=False: activations.Relu())
-LeakyRelu = _activation("LeakyRelu", "x > 0: x, else alpha x", lambda alpha, do_stabilize=False: _leaky(alpha, 1))
-ABRelu = _activation("ABRelu", "x > 0: b x, else a x", lambda a, b, do_stabilize=False: _leaky(a, b))
-Abs = _activation("Abs", "|x|", lambda do_stabilize=False: activations.Abs())
-Sign = _activation("Sign", "The sign of x", lambda: activations.Sign())
-Erf = _activation("Erf", "a erf(b x) + c", lambda a=1.0, b=1.0, c=0.0: activations.Erf(a, b, c))
-Sigmoid_like = _activation("Sigmoid_like", "(1 + erf(x / 2.4...)) / 2", lambda: activations.Erf(*_SIGMOID))
-Gelu = _activation("Gelu", "x Phi(x)", lambda approximate=False: activations.Gelu())
-Sin = _activation("Sin", "a sin(b x + c)", lambda a=1.0, b=1.0, c=0.0: smooth.Sin(a, b, c))
-Cos = _activation("Cos", "a cos(b x + c)", lambda a=1.0, b=1.0, c=0.0: smooth.Cos(a, b, c))
-Rbf = _activation("Rbf", "sqrt(2) sin(sqrt(2 gamma) x + pi/4)", lambda gamma=1.0: smooth.Rbf(gamma))
-Exp = _activation("Exp", "a exp(b x)", lambda a=1, b=1: smooth.Exp(b, a))
-Gaussian = _activation("Gaussian", "a exp(b x^2)", _gaussian)
-Gabor = _activation("Gabor", "exp(-x^2) sin(x)", lambda: _elements(lambda x: jnp.exp(-x * x) * jnp.sin(x)))
-Hermite = _activation("Hermite", "The normalized probabilists' polynomial", lambda degree: smooth.Hermite(degree))
-Polynomial = _activation("Polynomial", "coef[0] + coef[1] x + ...", lambda coef: _polynomial(tuple(map(float, coef))))
-Monomial = _activation("Monomial", "x^degree", lambda degree: _polynomial((0.0,) * degree + (1.0,)))
-RectifiedMonomial = _activation("RectifiedMonomial", "x^degree for x > 0, else 0", _rectified)
-ElementwiseNumerical = _activation("ElementwiseNumerical", "fn(x)", lambda fn, deg, df=None: _elements(fn))
-Elementwise = _activation(
-    "Elementwise", "fn(x) and its average nngp_fn(covariance, variance1, variance2)", _elementwise
-)
-ExpNormalized = _activation("ExpNormalized", "sqrt(q1 q2) exp(gamma (cosine + shift)), a kernel alone", _exp_normalized)
+Relu = _door(lambda do_stabilize=False: activations.Relu(), "Relu", "max(x, 0)")
+LeakyRelu = _door(lambda alpha, do_stabilize=False: _leaky(alpha, 1), "LeakyRelu", "x > 0: x, else alpha x")
+ABRelu = _door(lambda a, b, do_stabilize=False: _leaky(a, b), "ABRelu", "x > 0: b x, else a x")
+Abs = _door(lambda do_stabilize=False: activations.Abs(), "Abs", "|x|")
+Sign = _door(lambda: activations.Sign(), "Sign", "The sign of x")
+Erf = _door(lambda a=1.0, b=1.0, c=0.0: activations.Erf(a, b, c), "Erf", "a erf(b x) + c")
+Sigmoid_like = _door(lambda: activations.Erf(*_SIGMOID), "Sigmoid_like", "(1 + erf(x / 2.4...)) / 2")
+Gelu = _door(lambda approximate=False: activations.Gelu(), "Gelu", "x Phi(x)")
+Sin = _door(lambda a=1.0, b=1.0, c=0.0: smooth.Sin(a, b, c), "Sin", "a sin(b x + c)")
+Cos = _door(lambda a=1.0, b=1.0, c=0.0: smooth.Cos(a, b, c), "Cos", "a cos(b x + c)")
+Rbf = _door(lambda gamma=1.0: smooth.Rbf(gamma), "Rbf", "sqrt(2) sin(sqrt(2 gamma) x + pi/4)")
+Exp = _door(lambda a=1, b=1: smooth.Exp(b, a), "Exp", "a exp(b x)")
+Gaussian = _door(_gaussian, "Gaussian", "a exp(b x^2)")
+Gabor = _door(lambda: _elements(lambda x: jnp.exp(-x * x) * jnp.sin(x)), "Gabor", "exp(-x^2) sin(x)")
+Hermite = _door(lambda degree: smooth.Hermite(degree), "Hermite", "The normalized probabilists' polynomial")
+Polynomial = _door(lambda coef: _polynomial(tuple(map(float, coef))), "Polynomial", "coef[0] + coef[1] x + ...")
+Monomial = _door(lambda degree: _polynomial((0.0,) * degree + (1.0,)), "Monomial", "x^degree")
+RectifiedMonomial = _door(_rectified, "RectifiedMonomial", "x^degree for x > 0, else 0")
+ElementwiseNumerical = _door(lambda fn, deg, df=None: _elements(fn), "ElementwiseNumerical", "fn(x)")
+Elementwise = _door(_elementwise, "Elementwise", "fn(x), and its average nngp_fn(covariance, variance1, variance2)")
+ExpNormalized = _door(_exp_normalized, "ExpNormalized", "sqrt(q1 q2) exp(gamma (cosine + shift)), a kernel alone")
 
 
 # -------------------------------------------------------------------------------------------- layers of the guest's own
@@ -295,11 +290,10 @@ ExpNormalized = _activation("ExpNormalized", "sqrt(q1 q2) exp(gamma (cosine + sh
 
 def layer(layer_fn: Callable[..., Triple]) -> Callable[..., Triple]:
     """A decorator: what makes (init_fn, apply_fn, kernel_fn), the last from `Kernel` to `Kernel`, makes a layer."""
-    made = lambda *arguments, **options: Guest(*layer_fn(*arguments, **options))
-    return wraps(layer_fn)(_activation(layer_fn.__name__, "A layer of your own", made))
+    return _door(wraps(layer_fn)(lambda *arguments, **options: Guest(*layer_fn(*arguments, **options))))
 
 
-def requires(**needs: Any) -> Callable[[Callable], Callable]:
+def requires(**needs) -> Callable[[Callable], Callable]:
     """A decorator of a kernel function; all variances and pairs of positions are there without it."""
     return lambda kernel_fn: kernel_fn
 

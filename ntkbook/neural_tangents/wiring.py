@@ -99,7 +99,7 @@ class Chain:
         return layers.serial(*found[0])
 
 
-def chain_of(triple: Any) -> Chain:
+def chain_of(triple) -> Chain:
     """The chain in a triple.
 
     Raises:
@@ -123,13 +123,13 @@ def triple(chain: Chain, name: str) -> Triple:
     is_one = len(chain.parts) == 1 and name not in ("serial", "repeat")  # its own parameters, not a list of one
 
     @kernels.relaxed
-    def init_fn(rng: Any, input_shape: Any, **options: Any) -> Any:
+    def init_fn(rng, input_shape, **options):
         refuse_trees(input_shape)
         shape, params = chain.network.init(rng, _inward(tuple(input_shape), chain.axes_in))
         return _outward(tuple(shape), chain.axes_out), params[0] if is_one else params
 
     @kernels.relaxed
-    def apply_fn(params: Any, inputs: Any, **options: Any) -> Any:
+    def apply_fn(params, inputs, **options):
         refuse_trees(inputs)
         out = chain.network.apply([params] if is_one else params, _inward(inputs, chain.axes_in))
         return _outward(out, chain.axes_out)
@@ -143,12 +143,12 @@ def triple(chain: Chain, name: str) -> Triple:
 def _triple_of_ends(triples: list[Triple], kernel_fn: "KernelFn") -> Triple:
     """Each end is a network of its own, and all have one kernel function."""
 
-    def init_fn(rng: Any, input_shape: Any, **options: Any) -> Any:
+    def init_fn(rng, input_shape, **options):
         keys = jax.random.split(rng, len(triples))
         made = [init(key, input_shape) for (init, _, _), key in zip(triples, keys)]
         return [shape for shape, _ in made], [params for _, params in made]
 
-    def apply_fn(params: Any, inputs: Any, **options: Any) -> Any:
+    def apply_fn(params, inputs, **options):
         return [apply(own, inputs) for (_, apply, _), own in zip(triples, params, strict=True)]
 
     return init_fn, apply_fn, kernel_fn
@@ -168,16 +168,16 @@ class KernelFn:
     @kernels.relaxed
     def __call__(
         self,
-        x1_or_kernel: Any,
-        x2: Any = None,
-        get: Any = None,
+        x1_or_kernel,
+        x2=None,
+        get=None,
         *,
-        pattern: Any = None,
-        mask_constant: Any = None,
-        diagonal_batch: bool | None = None,
-        diagonal_spatial: bool | None = None,
-        **options: Any,
-    ) -> Any:
+        pattern=None,
+        mask_constant=None,
+        diagonal_batch=None,
+        diagonal_spatial=None,
+        **options,
+    ):
         """The `Kernel`, or what `get` names of it; see `kernels.Kernel` for shapes.
 
         Raises:
@@ -217,7 +217,7 @@ class KernelFn:
             result = result.replace(cov1=within(x1), cov2=None if is_same else within(x2), diagonal_batch=False)
         return kernels.select(result, get)
 
-    def _array(self, x: Any) -> Any:
+    def _array(self, x):
         refuse_trees(x)
         return None if x is None else _inward(jnp.asarray(x), self.chain.axes_in)
 
@@ -270,7 +270,7 @@ class WithDual(Activation):
         return tuple(jnp.vectorize(f)(k, q1, q2) for f in (self.nngp_fn, slope))
 
 
-def refuse_trees(x: Any) -> None:
+def refuse_trees(x) -> None:
     """Raises NotImplementedError for inputs, or their shapes, that are trees."""
     is_tree = isinstance(x, (tuple, list)) and any(
         hasattr(leaf, "shape") or isinstance(leaf, (tuple, list)) for leaf in x
@@ -289,7 +289,7 @@ def _onwards(net: core.Layer, k: Signals) -> Signals:
     return core.through(net, k)
 
 
-def _diagonal(array: Any) -> Any:
+def _diagonal(array):
     n = (array.ndim - 2) // 2
     last = jnp.moveaxis(array, (0, 1), (-2, -1))
     return positions.examples_first(positions.diagonal(last, n)) if n else array
@@ -311,9 +311,9 @@ def _order(axes: tuple[int, int], ndim: int) -> list[int]:
     return [batch, *(axis for axis in range(ndim) if axis not in (batch, channel)), channel]
 
 
-def _ndim(x: Any) -> int:
+def _ndim(x) -> int:
     return len(x) if isinstance(x, tuple) else x.ndim
 
 
-def _permuted(x: Any, order: Sequence[int]) -> Any:
+def _permuted(x, order: Sequence[int]):
     return tuple(x[axis] for axis in order) if isinstance(x, tuple) else jnp.transpose(x, order)
