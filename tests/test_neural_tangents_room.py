@@ -140,6 +140,19 @@ def test_layers_have_parameters_of_their_own():
     assert stax.Sin()[2].__name__ == "Sin"
 
 
+def test_a_kernel_needs_no_finite_network():
+    """sqrt(q1 q2) exp(gamma (cosine + shift)) is a kernel alone, with all fields; its network is refused."""
+    stax, x = nt.stax, np.asarray(FLAT)
+    init_fn, apply_fn, kernel_fn = stax.serial(stax.Dense(3), stax.ExpNormalized(0.7, -0.9))
+    k = kernel_fn(x)
+    products = x @ x.T / x.shape[1]
+    sizes = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+    np.testing.assert_allclose(k.nngp, sizes * np.exp(0.7 * (products / sizes - 0.9)), rtol=1e-10)
+    assert k.shape1 == (5, 3)
+    with pytest.raises(NotImplementedError, match="its kernel"):
+        apply_fn(init_fn(jax.random.key(0), x.shape)[1], jnp.asarray(x))
+
+
 def test_equal_operations_compile_once_whoever_wrote_them():
     """A new lambda in every call neither compiles again nor is kept."""
     x, made = jnp.asarray(FLAT), []

@@ -223,10 +223,15 @@ class KernelFn:
 
     def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the outputs for inputs of `shape`; nothing is drawn."""
-        net = self.chain.network
-        x = jax.ShapeDtypeStruct(_inward(shape, self.chain.axes_in), float)
-        out = jax.eval_shape(lambda key, x: net.apply(net.init(key, x.shape)[1], x), jax.random.key(0), x)
-        return _outward(out.shape, self.chain.axes_out)
+        found = []
+
+        def draw(key):
+            out, params = self.chain.network.init(key, _inward(shape, self.chain.axes_in))
+            found.append(tuple(int(size) for size in out))
+            return params
+
+        jax.eval_shape(draw, jax.random.key(0))
+        return _outward(found[0], self.chain.axes_out)
 
 
 @pytree
