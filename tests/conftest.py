@@ -40,8 +40,10 @@ def optimized_file(request):
     optimize(getattr(request.module, "OPTIMIZED", False))
     yield
     if memory_maps() > 15_000:  # each program takes some; past the system's 65,530 compiling ends in a crash
+        gc.unfreeze()
         jax.clear_caches()
-        gc.collect()
+    gc.collect()
+    gc.freeze()  # what is left lives on: no later collection looks through it again
 
 
 def memory_maps():
@@ -65,10 +67,7 @@ def checking_leaks():
     def check():
         gc.collect()
         gc.freeze()
-        try:
-            with jax.checking_leaks():
-                yield
-        finally:
-            gc.unfreeze()
+        with jax.checking_leaks():
+            yield
 
     return check
