@@ -142,3 +142,13 @@ def test_the_minutes_of_a_chapter_are_shared_among_its_sections():
         titles = re.findall(r"^## (?:\d+\. )?(.*)", prose, re.M)
         assert [title for title in titles if title not in ("Exercises", "Claims")] == list(shares)
         assert abs(sum(shares.values()) - 60) <= len(shares) / 2
+
+
+def test_what_a_teacher_can_skip_is_there():
+    rows = re.findall(r"^\| (\d\d) \| (.*?) \|", (ROOT / "docs" / "teaching.md").read_text(), re.M)
+    assert len(rows) == len(site_pages.chapters(ROOT)) - 1
+    for number, words in rows:
+        (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        sections = {title for title, _ in site_pages.minutes(json.loads(path.read_text())["cells"], 60)}
+        skipped = set(re.findall(r"\*([^*]+)\*", words))
+        assert skipped and skipped <= sections, (number, skipped - sections)
