@@ -45,7 +45,7 @@ a {{ color: #0072b2 }}
 @media (max-width: 40rem) {{ p, ul, ol, blockquote {{ overflow-x: auto; overflow-y: hidden }} }}
 @media print {{ body {{ max-width: none; margin: 0; font-size: 10pt }}
   .ntkbook-baked, figure {{ break-inside: avoid }} .ntkbook-picture {{ min-width: 0 !important }}
-  .ntkbook-baked :is(label, button) {{ display: none }} pre, code {{ font-size: 8pt }}
+  .ntkbook-baked :is(label, button) {{ display: none !important }} pre, code {{ font-size: 8pt }}
   pre {{ white-space: pre-wrap }} }}
 {style}
 </style></head>
