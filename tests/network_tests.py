@@ -118,6 +118,7 @@ def test_float32_follows_float64(row):
         assert error.max() < 1e-6
 
 
+@pytest.mark.slow
 def test_derivatives_are_difference_quotients(row):
     """In all numbers and inputs at once, also where two inputs coincide and stay so."""
     rng = np.random.default_rng(2)

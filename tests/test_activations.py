@@ -237,6 +237,7 @@ def test_variance_is_the_dual_of_a_point_with_itself(row):
     np.testing.assert_allclose(Tdot, Tdot1, rtol=tol)
 
 
+@pytest.mark.slow
 @every_activation
 def test_derivative_of_the_dual_in_k_is_the_dual_of_the_derivative(row):
     """Tdot = dT/dk (Price), by automatic differentiation and by difference quotients."""
@@ -251,6 +252,7 @@ def test_derivative_of_the_dual_in_k_is_the_dual_of_the_derivative(row):
         np.testing.assert_allclose(Tdot, slope, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @every_activation
 def test_gradients_are_difference_quotients(row):
     points = [(1.0, 1.4, 0.5), (0.5, 0.6, -0.2)]
@@ -323,6 +325,7 @@ def test_float32_follows_float64(row):
     assert (np.abs(narrow - wide)[:2] <= tol * scale + 1e-30).all()
 
 
+@pytest.mark.slow
 @every_activation
 def test_dual_broadcasts_and_maps(row):
     """Variances (2, 1) and (1, 3) against covariances (2, 3), as in a network; and one point at a time by vmap."""

@@ -61,6 +61,7 @@ def trained_by_the_library(params, x, y, steps):
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_the_curves_are_those_of_the_librarys_networks_in_training(panel):
     width, steps = 64, 10

@@ -58,6 +58,7 @@ def test_components_are_stretched_by_the_kernel(kernels):
     assert np.allclose((k_new @ functions / 100 - new * eigenvalues)[:, :20], 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("width, i", [(64, 1)])
 def test_a_path_is_that_of_gradient_descent_in_small_steps(straight, width, i):

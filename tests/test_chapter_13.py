@@ -47,6 +47,7 @@ def test_a_dot_is_the_mean_over_noise_and_targets(n_features, n):
     assert abs(noise - squares.mean()) < 4 * squares.std() / 4000**0.5
 
 
+@pytest.mark.slow
 def test_the_dots_lie_on_the_curve_off_the_peak(panel):
     for samples, noise, ridge in ((3.0, 0.25, chapter.RIDGES[2]), (6.0, 1.0, chapter.RIDGES[4])):
         data = at(panel, samples=samples, noise=noise, ridge=ridge)

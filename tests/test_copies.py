@@ -30,6 +30,7 @@ def tolerance(dtype):
     return 1e-12 if dtype == "float64" else 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [5, 40])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("act", KINKED, ids=repr)

@@ -161,6 +161,7 @@ def test_samples_have_the_law():
         Gaussian(jnp.zeros(2), jnp.diag(jnp.array([1.0, -0.5]))).sample(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_gradients_exist_where_eigenvalues_coincide(checking_leaks):
     """Equispaced points on a circle, in W_std and in t, of mean and variance, inside jit first."""
     angles = np.arange(6) * np.pi / 3

@@ -78,6 +78,7 @@ def test_the_solution_passes_everything(chapter, name, solutions):
     assert exercise.praise in repr(result)
 
 
+@pytest.mark.slow
 @every_exercise
 def test_each_mistake_gets_its_own_words(chapter, name):
     check, exercise = exercise_of(chapter, name)
@@ -146,6 +147,7 @@ def test_a_right_answer_of_another_kind_is_right(chapter, name, change, solution
     assert check(leaves(solutions(chapter)[name], change))
 
 
+@pytest.mark.slow
 @every_exercise
 def test_a_check_never_raises(chapter, name):
     check, exercise = exercise_of(chapter, name)

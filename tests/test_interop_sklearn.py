@@ -58,6 +58,7 @@ def checks_of_scikit_learn():
                 yield pytest.param(ready, check, id=f"{type(estimator).__name__}-{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator, check", list(checks_of_scikit_learn()))
 def test_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
@@ -140,6 +141,7 @@ def test_scaled_targets_and_many_outputs():
     np.testing.assert_allclose(NTKRegressor(network(), normalize_y=True).fit(X, 0 * Y + 3).predict(X_TEST), 3)
 
 
+@pytest.mark.slow
 def test_tuning_by_evidence_finds_the_noise():
     x = RNG.uniform(-2, 2, size=(40, 1))
     y = np.sin(2 * x[:, 0]) + 0.2 * RNG.normal(size=40)

@@ -25,6 +25,7 @@ def test_all_cases_are_stored():
     assert list(STORED) == list(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_shapes_are_those_of_the_original(name):
     made = CASES[name](nt)
@@ -36,6 +37,7 @@ def test_values_and_shapes_are_those_of_the_original(name):
         assert error <= TOLERANCE, f"{key}: {error:.1e} of the largest entry"
 
 
+@pytest.mark.slow
 def test_sampled_kernels_surround_the_exact_one(optimized):
     """The mean over networks of finite width, by the guest's own function, against the kernel of infinite width."""
     stax = nt.stax
@@ -96,6 +98,7 @@ def test_what_is_absent_says_so_and_names_the_nearest(call, nearest):
         call(nt.stax)
 
 
+@pytest.mark.slow
 def test_the_workflows_of_the_page_run_and_agree(optimized):
     page = (Path(__file__).parents[1] / "docs" / "coming_from_neural_tangents.md").read_text()
     imports, *blocks = re.findall(r"```python\n(.*?)```", page, re.S)

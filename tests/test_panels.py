@@ -83,6 +83,7 @@ def test_compilations_are_heard(compilations):
     assert compilations
 
 
+@pytest.mark.slow
 @each_panel
 def test_words_are_there(name):
     panel = panel_of(name)
@@ -104,6 +105,7 @@ def promised(caption, controls, baked, point=""):
     return [word for word in words if re.search(rf"\b{re.escape(word)}\b", caption.lower())]
 
 
+@pytest.mark.slow
 @each_panel
 def test_a_caption_without_a_kernel_promises_what_is_there(name):
     spec = panel_of(name).spec
@@ -121,6 +123,7 @@ def test_a_promise_is_seen():
     assert promised("Then move momentum β.", controls, ("step", "momentum")) == []
 
 
+@pytest.mark.slow
 @each_panel
 def test_ends_and_middle_of_every_control_are_sound_and_the_picture_is_never_stale(name, compilations):
     panel = panel_of(name)
@@ -144,6 +147,7 @@ def test_ends_and_middle_of_every_control_are_sound_and_the_picture_is_never_sta
     assert wrong == 0, f"{name}: moved to {panel!r}, {wrong} pixels are not as if drawn afresh there"
 
 
+@pytest.mark.slow
 def test_every_panel_opens_where_double_precision_is_off():
     """As in a reader's own notebook. In a process of its own: what is cached here was computed in double precision."""
     code = """
@@ -156,6 +160,7 @@ for name in PANELS:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @each_panel
 def test_the_reading_changes_when_the_data_change(name):
     panel = at_rest(name)
@@ -173,6 +178,7 @@ def test_the_reading_changes_when_the_data_change(name):
     assert not differs(start, panel.data()) and panel.reading == reading  # compute is pure
 
 
+@pytest.mark.slow
 @each_panel
 def test_random_settings_are_sound(name, compilations):
     panel = panel_of(name)

@@ -21,6 +21,7 @@ def duals(act, q1, q2, k):
     return jnp.stack(act.dual(q1, q2, k))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [nb.Relu(), nb.LeakyRelu(0.3), nb.Abs(), nb.Erf(), nb.Gelu(), nb.Sin()], ids=repr)
 def test_closed_forms_are_met(closed):
     """Kinks at zero cost nothing: the nodes lie between the rays on which a signal changes its sign."""
@@ -59,6 +60,7 @@ def duals_at_distance(act, q, k, distance):
     return jnp.stack(act.dual_at_distance(q, q, k, distance)[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATED)
 def test_stated_error(name):
     """Of the five, two are tried everywhere: one turns, one has a kink in its slope."""

@@ -62,6 +62,7 @@ def assert_close(ours, stored, allowed=TOLERANCE):
     assert (error <= allowed).all(), f"largest error {error.max():.2e} of the largest entry"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", STORED["kernels"], ids=lambda row: row["name"])
 def test_kernels_agree(row):
     inputs = STORED["inputs"][row["inputs"]]
