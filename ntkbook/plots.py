@@ -8,7 +8,7 @@ place. There is no mathematics here, only two standard deviations either side of
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +184,8 @@ def limits(ax: Axes, *, x: Any = None, y: Any = None) -> None:
 
 def stepped_range(values: Any, *, is_log: bool = False) -> tuple[float, float] | None:
     """The range of finite `values`, outwards to round numbers; None where there is none to show."""
-    flat = np.concatenate([np.ravel(np.asarray(part, dtype=float)) for part in _parts(values)])
+    parts = values if isinstance(values, (list, tuple)) else (values,)
+    flat = np.concatenate([np.ravel(np.asarray(part, dtype=float)) for part in parts])
     flat = flat[np.isfinite(flat) & ((flat > 0) | (not is_log))]
     if flat.size == 0:
         return None
@@ -199,10 +200,6 @@ def stepped_range(values: Any, *, is_log: bool = False) -> tuple[float, float] |
     unit = 10.0 ** np.floor(np.log10(rough))
     step = unit * next(m for m in (1, 2, 5, 10) if m * unit >= rough)
     return float(step * np.floor(low / step + 1e-9)), float(step * np.ceil(high / step - 1e-9))
-
-
-def _parts(values: Any) -> Sequence[Any]:
-    return values if isinstance(values, (list, tuple)) else (values,)
 
 
 # ---------------------------------------------------------------- marks
@@ -323,6 +320,12 @@ def direct_label(ax: Axes, x: Any, y: Any, text: str, meaning: str, **look: Any)
     return Mark((words,), move)
 
 
+def key(ax: Axes, marks: Mapping[str, Mark], corner: str = "upper left") -> None:
+    """Words -> mark, in a corner of the axes: for curves whose ends coincide, where labels beside them say nothing."""
+    look: Any = {"loc": corner, "frameon": False, "fontsize": 9, "labelcolor": "linecolor", "handlelength": 1.8}
+    ax.legend([mark.artists[0] for mark in marks.values()], list(marks), **look).set_zorder(5)
+
+
 # ---------------------------------------------------------------- labels at the ends of curves
 
 
@@ -380,7 +383,8 @@ def _pushed_apart(wanted: Sequence[float], rows: Sequence[float]) -> list[float]
     blocks: list[list[int]] = []
     for i in range(len(wanted)):
         blocks.append([i])
-        while len(blocks) > 1 and _bottom(blocks[-1], wanted, rows) < _top(blocks[-2], wanted, rows):
+        top = lambda block: _bottom(block, wanted, rows) + sum(rows[i] for i in block)
+        while len(blocks) > 1 and _bottom(blocks[-1], wanted, rows) < top(blocks[-2]):
             last = blocks.pop()
             blocks[-1].extend(last)
     placed: list[float] = []
@@ -394,7 +398,3 @@ def _pushed_apart(wanted: Sequence[float], rows: Sequence[float]) -> list[float]
 
 def _bottom(block: Sequence[int], wanted: Sequence[float], rows: Sequence[float]) -> float:
     return float(np.mean([wanted[i] for i in block])) - sum(rows[i] for i in block) / 2
-
-
-def _top(block: Sequence[int], wanted: Sequence[float], rows: Sequence[float]) -> float:
-    return _bottom(block, wanted, rows) + sum(rows[i] for i in block)

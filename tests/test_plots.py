@@ -180,6 +180,19 @@ def test_labels_never_overlap(ends):
     assert all(below.y1 <= above.y0 + 0.5 for below, above in zip(boxes, boxes[1:]))
 
 
+def test_a_key_names_curves_in_a_corner_in_their_own_looks(ax):
+    marks = {"thick": plots.line(ax, X, X, "ntk"), "thin": plots.lines(ax, X, [X, -X], "finite", linewidth=0.5)}
+    plots.key(ax, marks, corner="lower right")
+    canvas = ax.get_figure().canvas
+    canvas.draw()
+    key = ax.get_legend()
+    assert [words.get_text() for words in key.get_texts()] == list(marks)
+    assert [words.get_color() for words in key.get_texts()] == [m.artists[0].get_color() for m in marks.values()]
+    assert [line.get_linewidth() for line in key.get_lines()] == [2.4, 0.5]
+    box = key.get_window_extent(canvas.get_renderer()).transformed(ax.transAxes.inverted())
+    assert box.x0 > 0.5 and box.y1 < 0.5 and box.x1 <= 1 and box.y0 >= 0
+
+
 # ---------------------------------------------------------------- style
 
 

@@ -107,17 +107,19 @@ def circle_arrays(width, depth, W_std, b_std, trained):
 
 
 def _circle_build(fig, data):
-    (ax,) = plots.columns(fig, label_room=1.15)
+    (ax,) = plots.columns(fig, label_room=0.2)
     plots.frame(ax, "angle γ between x₀ and x (rad)", "kernel  Θ(x₀, x)", xlim=(-np.pi, np.pi), ylim=(0, 1))
     ax.set_xticks(np.pi * np.arange(-2, 3) / 2, ["−π", "−π/2", "0", "π/2", "π"])
     _circle_limits(ax, data)
-    return {
+    marks = {
         "before": plots.lines(ax, data["angle_networks"], data["before"], "guide", linewidth=0.8),
-        "networks": plots.lines(
-            ax, data["angle_networks"], data["networks"], "finite", label="4 networks", alpha=1.0, linewidth=1.1
-        ),
-        "theory": plots.line(ax, data["angle"], data["theory"], "ntk", label="infinite width"),
+        "networks": plots.lines(ax, data["angle_networks"], data["networks"], "finite", alpha=1.0, linewidth=1.1),
+        "theory": plots.line(ax, data["angle"], data["theory"], "ntk"),
     }
+    # at their ends all curves meet: a key in the corner that none of them reaches
+    keys = {"theory": "infinite width", "networks": "4 networks", "before": "4 networks, before training"}
+    plots.key(ax, {words: marks[name] for name, words in keys.items()})
+    return marks
 
 
 def _circle_limits(ax, data):
