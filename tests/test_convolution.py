@@ -111,7 +111,7 @@ def test_positions_at_the_end_come_after_the_examples():
 
 
 def test_only_what_is_needed_is_carried():
-    """Each position with itself before Flatten: no array of all pairs of the 10 x 10 positions is made."""
+    """Each position with itself before Flatten, one offset at a time before a mean: seldom all pairs of positions."""
     x = images(8, 10, 10, 3)
 
     def memory(end):
@@ -119,7 +119,21 @@ def test_only_what_is_needed_is_carried():
         return jax.jit(nb.ntk).lower(net, x).compile().memory_analysis().temp_size_in_bytes
 
     all_pairs = 8 * 8 * 100 * 100 * x.itemsize
-    assert memory(Flatten()) < all_pairs / 4 < all_pairs < memory(GlobalAvgPool())
+    assert memory(Flatten()) < all_pairs / 4
+    assert memory(GlobalAvgPool()) < all_pairs < memory(serial(AvgPool((10, 10)), Flatten()))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
+@pytest.mark.parametrize("shape", [(5, 6, 3), (1, 3, 2), (3, 4, 2, 2)], ids=str)
+def test_one_offset_at_a_time_gives_what_all_pairs_give(shape, padding):
+    """The same network, with its mean written as a pool over one window, which asks for all pairs of positions."""
+    x, z = images(3, *shape), images(2, *shape, seed=1).at[0].set(images(3, *shape)[1])
+    sizes = shape[:-1]
+    filters = [(window,) * len(sizes) for window in (3, 2, 5)]
+    one, two, three = (Conv(8, window, padding=padding, W_std=1.3, b_std=0.2) for window in filters)
+    block = nb.Repeat(nb.Residual(nb.LayerNorm(), Relu(), one), 2)
+    layers = serial(one, Relu(), two, nb.Erf(), Dense(8), block, nb.Step(), three)
+    assert_same_kernels(serial(layers, GlobalAvgPool()), serial(layers, AvgPool(sizes), Flatten()), x, z)
 
 
 # Finite layers --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ntkbook"
 ORDER = """
 version numerics checks pytrees openml memory data torch_models
 networks
-networks/tiles networks/positions networks/signals networks/kernel networks/activations
+networks/tiles networks/positions networks/signals networks/offsets networks/kernel networks/activations
 networks/smooth_activations networks/averages networks/mehler networks/quadrature networks/layers networks/paths
 networks/convolution networks/attention networks/moments networks/propagation
 finite

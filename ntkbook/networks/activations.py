@@ -36,6 +36,8 @@ def like_or_one(value: Any, array: Array) -> Array:
 class Activation(Layer):
     """An elementwise function of Gaussian signals."""
 
+    is_by_offset = True
+
     def phi(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """The function itself."""
         raise NotImplementedError

@@ -19,9 +19,10 @@ from jaxtyping import Array
 
 from .. import checks
 from ..pytrees import number, pytree, static
+from . import offsets
 from .kernel import Layer
 from .layers import affine_kernel, affine_weights, check_parameterization, plus_bias, scale_params, standard_normals
-from .positions import diagonal, diagonal_of_pairs, one_sided, position_axes
+from .positions import diagonal, diagonal_of_pairs, one_sided, padded_apart, position_axes
 from .signals import Signals
 
 Axes = list[tuple[int, ...]]
@@ -60,6 +61,10 @@ class Conv(Layer):
         """The number of channels, under the name that it has in `Dense`."""
         return self.channels
 
+    @property
+    def is_by_offset(self):
+        return self.strides[0] == 1 and self.padding != "VALID"
+
     def init(self, key, input_shape):
         checks.one_key(key)
         input_shape = checks.input_shape(input_shape)
@@ -91,7 +96,9 @@ class Conv(Layer):
         sizes = [k.nngp.shape[pair[0]] for pair in position_axes(n, k.keep)]
         for i, pad, window, stride in zip(range(n), self._pads(sizes), self.filter_shape, self.strides):
 
-            def mean(array: Array, axes: Axes) -> Array:
+            def mean(array: Array, axes: Axes, sides: tuple[int, ...]) -> Array:
+                if k.keep == "offset" and i == 0:  # noqa: B023
+                    return offsets.mean_of_shifts(array, k.offset, sides, pad, window, wrap)  # noqa: B023
                 return _mean_of_shifts(array, axes[i], pad, window, stride, wrap)  # noqa: B023
 
             k = _over_positions(k, mean)
@@ -174,6 +181,10 @@ class GlobalAvgPool(Layer):
 
     is_sum: bool = static(default=False, kw_only=True)
 
+    @property
+    def is_global_mean(self):
+        return not self.is_sum
+
     def init(self, key, input_shape):
         input_shape = checks.input_shape(input_shape)
         return (input_shape[0], input_shape[-1]), ()
@@ -213,7 +224,7 @@ class Flatten(Layer):
         n = _directions(k)
         sizes = [k.nngp.shape[pair[0]] for pair in position_axes(n, k.keep)]
 
-        def mean(array: Array, axes: Axes) -> Array:
+        def mean(array: Array, axes: Axes, sides: tuple[int, ...]) -> Array:
             if len(axes[0]) == 2:  # all pairs were kept for a layer before: flat data need each with itself
                 return diagonal(array, n).mean(tuple(range(n)))
             return array.mean(sum(position_axes(n, k.keep), ()))  # axes of length 1 go too
@@ -232,20 +243,22 @@ def _pads(sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], p
 
 def _directions(k: Signals) -> int:
     extra = k.nngp.ndim - 2
-    return extra if k.keep in ("none", "same") else extra // 2
+    return extra if k.keep in ("none", "same") else (extra + 1) // 2
 
 
-def _over_positions(k: Signals, f: Callable[[Array, Axes], Array]) -> Signals:
-    """`f(array, axes)` of all kernels; `axes` are those of each direction along which the array varies.
+def _over_positions(k: Signals, f: Callable[[Array, Axes, tuple[int, ...]], Array]) -> Signals:
+    """`f(array, axes, sides)` of all kernels; `axes` are those of each direction along which the array varies.
+
+    `sides` says whose positions these are, of x1 (0), of x2 (1) or of both (0, 1).
 
     Distances follow from these: a mean of distances of its own would cost as much as both kernels.
     """
     axes = position_axes(_directions(k), k.keep)
     return k.without_distance().replace(
-        nngp=f(k.nngp, axes),
-        ntk=f(k.ntk, axes),
-        var1=None if k.var1 is None else f(k.var1, one_sided(axes, 0)),
-        var2=None if k.var2 is None else f(k.var2, one_sided(axes, 1)),
+        nngp=f(k.nngp, axes, (0, 1)),
+        ntk=f(k.ntk, axes, (0, 1)),
+        var1=None if k.var1 is None else f(k.var1, one_sided(axes, 0), (0,)),
+        var2=None if k.var2 is None else f(k.var2, one_sided(axes, 1), (1,)),
     )
 
 
@@ -262,10 +275,7 @@ def _mean_of_shifts(
     if size < window:
         raise ValueError(f"Expected at least {window} positions for the window, got {size} with padding.")
     pads = [pad if axis in axes else (0, 0) for axis in range(array.ndim)]
-    if any(pad):
-        array = jnp.pad(array, pads, mode="wrap" if wrap else "constant")
-    # Fused with what comes before, each entry would be computed once for each shift that reads it.
-    array = jax.lax.optimization_barrier(array)
+    array = padded_apart(array, pads, wrap)
     count = (array.shape[axes[0]] - window) // stride + 1
     total = jnp.zeros((), array.dtype)
     for shift in range(window):

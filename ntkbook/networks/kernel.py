@@ -5,7 +5,7 @@ network. Notebook 02 derives the NNGP, notebook 03 the NTK.
 """
 
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, reduce
 from math import log2, prod
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from .. import checks
 from . import positions
+from .offsets import fits, mean_over_positions
 from .signals import Signals, far_signals, flat_products, input_signals
 from .tiles import as_jax, busy_side, rows_on, tiled
 
@@ -48,6 +49,9 @@ class Layer:
     or reads no variances has a fourth duty, `requires`.
     """
 
+    is_by_offset = False  # does its kernel serve the pairs of positions of one offset alone? That is quick: offsets.py
+    is_global_mean = False  # does it end the positions in one mean?
+
     def init(self, key: Array, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
         """(output shape, parameters) for inputs of `input_shape`, the example axis first (any number there)."""
         raise NotImplementedError
@@ -67,6 +71,11 @@ class Layer:
         inside2). As it stands here a layer may read variances; one that mixes positions has to ask for "all".
         """
         return needs | {"variances"}
+
+    @property
+    def parts(self) -> tuple["Layer", ...]:
+        """The layers that this one runs one after another."""
+        return (self,)
 
     def kernel_fn(self, x1: Array, x2: Array | None = None, get: str | tuple[str, ...] | None = None) -> Any:
         """The kernel as neural-tangents calls it: `get` is "nngp", "ntk", a tuple of them, or None for both."""
@@ -255,6 +264,8 @@ def tile_side(net: Layer, x: Any) -> int:
     entries, pairs = ENTRIES_PER_TILE[jax.default_backend()], sizes
     if net.requires(frozenset()) & {"all", "inside"}:
         entries, pairs = 4 * entries, sizes**2  # measured: here a call costs more than a cache that is too small
+        if layers_by_offset(net, x):
+            pairs //= x.shape[1]
     side = (entries / pairs) ** 0.5
     return max(4, 2 ** int(log2(max(side, 1))))  # whole vectors: tiles of 5 take twice the time of tiles of 8
 
@@ -262,7 +273,23 @@ def tile_side(net: Layer, x: Any) -> int:
 @partial(jax.jit, static_argnames="words")
 def program(net, x1, x2, words):
     """The kernels of these names: the compiled part."""
+    parts, n_by_offset = net.parts, layers_by_offset(net, x1)
+    if n_by_offset:
+        k = mean_over_positions(lambda k: reduce(_then, parts[:n_by_offset], k), x1, x2)
+        return _ends(reduce(_then, parts[n_by_offset:], k), words)
     return _ends(through(net, input_signals(x1, x2, net.requires(frozenset({"all"})))), words)
+
+
+def layers_by_offset(net: Layer, x: Any) -> int:
+    """How many layers come before a mean over all positions, if all can be computed by one offset at a time, else 0."""
+    parts = net.parts
+    n = next((i for i, part in enumerate(parts) if part.is_global_mean), 0)
+    is_so = fits(x) and all(part.is_by_offset for part in parts[:n]) and "inside" not in net.requires(frozenset())
+    return n if is_so else 0
+
+
+def _then(k, layer):
+    return through(layer, k)
 
 
 @partial(jax.jit, static_argnames=("words", "width", "is_same"))

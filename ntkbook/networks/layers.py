@@ -34,6 +34,8 @@ class Dense(Layer):
     Acts on the last axis; positions before it are kept.
     """
 
+    is_by_offset = True
+
     width: int = static(least=1)
     W_std: Any = number(default=1.0)
     b_std: Any = number(default=0.0, is_optional=True)
@@ -143,6 +145,14 @@ class Sequential(Layer):
 
     layers: tuple[Layer, ...]
 
+    @property
+    def is_by_offset(self):
+        return all(layer.is_by_offset for layer in self.layers)
+
+    @property
+    def parts(self):
+        return tuple(part for layer in self.layers for part in layer.parts)
+
     def init(self, key, input_shape):
         checks.one_key(key)
         input_shape = checks.input_shape(input_shape)
@@ -227,6 +237,10 @@ class Repeat(Layer):
     layer: Layer
     times: Any = number(low=1.0, high=float(checks.MOST), is_whole=True, is_tunable=False)
 
+    @property
+    def is_by_offset(self):
+        return self.layer.is_by_offset
+
     def __post_init__(self):
         check_layer(self.layer)
 
@@ -270,6 +284,8 @@ class LayerNorm(Layer):
     Both kernels are divided by the two standard deviations: over infinitely many channels these are constants, and
     the mean is zero. Ba et al. 2016; as a kernel in Hron et al. 2020, appendix E.
     """
+
+    is_by_offset = True
 
     eps: Any = number(default=1e-12, low=0.0, is_tunable=False)
 

@@ -33,6 +33,10 @@ class Sum(Layer):
 
     paths: tuple[Layer, ...]
 
+    @property
+    def is_by_offset(self):
+        return all(layer.is_by_offset for layer in self.paths)
+
     def __init__(self, *paths: Layer):
         for path in paths:
             check_layer(path)
@@ -82,6 +86,10 @@ class Concat(Layer):
     """
 
     paths: tuple[Layer, ...]
+
+    @property
+    def is_by_offset(self):
+        return all(layer.is_by_offset for layer in self.paths)
 
     def __init__(self, *paths: Layer):
         for path in paths:
@@ -167,6 +175,10 @@ class Residual(Layer):
     """
 
     layers: tuple[Layer, ...]
+
+    @property
+    def is_by_offset(self):
+        return all(layer.is_by_offset for layer in self.layers)
 
     def __init__(self, *layers: Layer):
         for layer in layers:

@@ -1,7 +1,7 @@
 """Gram arrays of signals that have positions: images (n, h, w, c), sequences (n, s, c).
 
 Position axes come first and examples last, so that layers that mix positions move whole blocks of examples. What
-is kept is "same" (each position with itself) or "all" (all pairs of positions), as in convolution.py; variances
+is kept is "same" (each position with itself), "all" (all pairs of positions), or "offset" (offsets.py); variances
 have axes of length 1 where they broadcast. Networks on flat data never come here.
 """
 
@@ -46,10 +46,22 @@ def on_pairs(f: Callable[..., Sequence[Array]], x1: Array, x2: Array | None, kee
     return [arranged(array) for array in f(rows[0], rows[1] if rows[1:] else None)]
 
 
+def padded_apart(array: Array, pads: Sequence[tuple[int, int]], wrap: bool) -> Array:
+    """The array with zeros, or its other end, along its axes, stored before shifts of it are added up.
+
+    Fused with them, each entry would be computed once for each shift that reads it, and for each end that is copied.
+    """
+    if not wrap:
+        return jax.lax.optimization_barrier(jnp.pad(array, pads))
+    return jax.lax.optimization_barrier(jnp.pad(jax.lax.optimization_barrier(array), pads, mode="wrap"))
+
+
 def position_axes(n_positions: int, keep: str) -> list[tuple[int, ...]]:
     """The axes of each position direction in an array of `on_pairs`: [(0, 1), (2, 3)] for all pairs on images."""
     if keep == "same":
         return [(i,) for i in range(n_positions)]
+    if keep == "offset":
+        return [(0,), *[(2 * i - 1, 2 * i) for i in range(1, n_positions)]]
     return [(2 * i, 2 * i + 1) for i in range(n_positions)]
 
 

@@ -47,7 +47,8 @@ class Signals:
     is_gaussian: bool = static(default=False)
     level: int = static(default=0)  # how many sums of paths enclose this place
     fresh: int = static(default=-1)  # the level at which random weights of mean zero made these signals
-    keep: str = static(default="none")  # pairs of positions: none (flat data), same, all, inside (one example)
+    keep: str = static(default="none")  # pairs of positions: none (flat data), same, all, inside (one example), offset
+    offset: Any = None  # of the positions that are paired along the first direction, for keep="offset"
     inside1: "Signals | None" = None  # this place for the positions inside each example of x1, where needed
     inside2: "Signals | None" = None  # the same for x2
 
