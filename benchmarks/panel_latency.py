@@ -199,6 +199,7 @@ def flooded(shown, panel) -> dict:
     main = panel.spec.main
     ordered = [*main, *(name for name in panel.definitions if name not in main)]  # as they stand on the page
     controls = [c for c in (panel.definitions[name] for name in ordered) if not c.is_toggle]
+    controls = controls[: shown.handles.count()]  # points that are dragged come last, and have none
     handle = max(range(len(controls)), key=lambda i: controls[i].steps)
     there = "ArrowLeft" if shown.is_at_its_end(handle) else "ArrowRight"
     back = {"ArrowLeft": "ArrowRight", "ArrowRight": "ArrowLeft"}[there]
