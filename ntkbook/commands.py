@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from .networks import activations, attention, convolution, layers, paths, quadrature, smooth_activations
-from .networks.kernel import Layer, program, tile_side
+from .networks.kernel import Layer, layers_by_offset, program, tile_side
 from .scale.blocks import Recomputed, blocks_at
 from .scale.gram import gram
 from .scale.regression import accuracy, kernel_regression, one_hot
@@ -222,6 +222,7 @@ def _estimate(net, x, wanted):
     rows, columns = host[:inner], host[-inner:]
     cost: Any = program.lower(net, rows, columns, words=words).compile().cost_analysis() or {}
     flops = float(cost.get("flops", 0)) / (len(rows) * len(columns)) * len(x) * (len(x) + 1) / 2
+    flops *= host.shape[1] if layers_by_offset(net, host) else 1  # what a loop does is counted once
     timed = []
     two = np.concatenate([host[:side], host[-side:]])
     for _ in range(2):  # the first one compiles

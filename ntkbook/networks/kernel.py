@@ -261,13 +261,14 @@ def tile_side(net: Layer, x: Any) -> int:
     if x.ndim == 2 and jax.default_backend() == "cpu":
         return FLAT_SIDE
     sizes = prod(x.shape[1:-1])
-    entries, pairs = ENTRIES_PER_TILE[jax.default_backend()], sizes
+    entries, pairs, least = ENTRIES_PER_TILE[jax.default_backend()], sizes, 4
     if net.requires(frozenset()) & {"all", "inside"}:
         entries, pairs = 4 * entries, sizes**2  # measured: here a call costs more than a cache that is too small
         if layers_by_offset(net, x):
             pairs //= x.shape[1]
+            least = 8 if pairs <= 2**15 else 4  # whole vectors are worth 8 MB an array, not more
     side = (entries / pairs) ** 0.5
-    return max(4, 2 ** int(log2(max(side, 1))))  # whole vectors: tiles of 5 take twice the time of tiles of 8
+    return max(least, 2 ** int(log2(max(side, 1))))  # whole vectors: tiles of 5 take twice the time of tiles of 8
 
 
 @partial(jax.jit, static_argnames="words")
