@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import and_
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from .positions import on_pairs, padded_apart
 from .signals import FEW_FEATURES, Signals, covariances
 
 
-def fits(x: Array) -> bool:
+def fits(x: Any) -> bool:
     """Images or volumes whose distances need no search for near points."""
     return x.ndim >= 4 and x.shape[-1] <= FEW_FEATURES
 
