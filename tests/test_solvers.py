@@ -166,6 +166,7 @@ def test_the_largest_eigenvalue_is_never_missed(monkeypatch):
     unseen = np.linspace(1, 2, n)[::-1].copy()
     unseen[:2] = 1.5, 3.0
     spectra = [1 + 1e-9 * np.arange(n), np.repeat([3.0, 1.0], [5, n - 5]), np.logspace(-14, 0, n), unseen]
+    spectra += [np.where(unseen == 3, 300, unseen), np.r_[1.0, 300, unseen[2:]]]  # one stands out: unseen, then seen
     kernels = [Q * eigenvalues @ Q.T for eigenvalues in spectra] + [np.zeros((n, n))]
     for k in kernels:
         k = (k + k.T) / 2
