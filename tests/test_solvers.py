@@ -179,6 +179,8 @@ def test_the_largest_eigenvalue_is_never_missed(monkeypatch):
     np.testing.assert_allclose(2 / jax.jit(nb.max_learning_rate)(hurried), 2, rtol=1e-12)
     with pytest.raises(ValueError, match="positive semi-definite"):
         nb.max_learning_rate(np.diag(np.r_[np.linspace(1, 2, n + 1), -1e-3]))
+    monkeypatch.setattr(spectrum, "_lanczos", lambda k: (k[-2, -2], 0 * k[0, 0]))  # an eigenvalue, but the second one
+    np.testing.assert_allclose(2 / nb.max_learning_rate(np.diag(np.r_[np.linspace(1, 2, n), 4, 300])), 300)
     for k in ([[3.0]], [[0.0]], [[2.0, 1.0], [1.0, 2.0]]):
         np.testing.assert_allclose(2 / nb.max_learning_rate(np.array(k)), np.linalg.eigvalsh(k)[-1])
 
