@@ -39,7 +39,8 @@ def optimized_file(request):
     """A file that says `OPTIMIZED = True` runs longer than it compiles: networks in training, many seeds."""
     optimize(getattr(request.module, "OPTIMIZED", False))
     yield
-    if memory_maps() > 15_000:  # each program takes some; past the system's 65,530 compiling ends in a crash
+    # each program takes some maps; past the system's 65,530 compiling ends in a crash. And two workers fit in 8 GB
+    if memory_maps() > 15_000 or resident_bytes() > 2.5e9:
         gc.unfreeze()
         jax.clear_caches()
     gc.collect()
@@ -49,6 +50,11 @@ def optimized_file(request):
 def memory_maps():
     maps = Path("/proc/self/maps")
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+def resident_bytes():
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
 @pytest.fixture

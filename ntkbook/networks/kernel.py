@@ -265,7 +265,7 @@ def tile_side(net: Layer, x: Any) -> int:
     if net.requires(frozenset()) & {"all", "inside"}:
         entries, pairs = 4 * entries, sizes**2  # measured: here a call costs more than a cache that is too small
         if layers_by_offset(net, x):
-            pairs //= x.shape[1]
+            entries, pairs = entries // 4, pairs // x.shape[1]
             least = 8 if pairs <= 2**15 else 4  # whole vectors are worth 8 MB an array, not more
     side = (entries / pairs) ** 0.5
     return max(least, 2 ** int(log2(max(side, 1))))  # whole vectors: tiles of 5 take twice the time of tiles of 8
