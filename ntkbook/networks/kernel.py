@@ -207,7 +207,8 @@ class KeepsPositions(Exception):
 
 
 def _all_pairs(net: Layer, x1: Array, x2: Array | None, words: tuple[str, ...], is_known: bool) -> tuple[Array, ...]:
-    blocks = program(net, x1, x2, words)
+    n_pairs = len(x1) * len(x1 if x2 is None else x2)
+    blocks = (shortest if is_known and n_pairs > FEW_PAIRS else program)(net, x1, x2, words)
     if is_known:
         if x2 is None and blocks[0].ndim == 2:
             blocks = _symmetric(blocks)
@@ -224,14 +225,7 @@ def block_of(net: Layer, x1: Any, x2: Any, words: tuple[str, ...]) -> tuple[np.n
         ValueError: for an overflow.
         KeepsPositions: for a network whose end keeps positions.
     """
-    if x1.ndim > 2:
-        blocks = program(net, x1, x2, words)
-    else:
-        products, any_near = flat_products(x1, x2)
-        if any_near:
-            blocks = program(net, x1, x2, words)
-        else:
-            blocks = _far_program(net, products, words, x1.shape[-1], x2 is None)
+    blocks = shortest(net, x1, x2, words)
     if blocks[0].ndim != 2:
         raise KeepsPositions
     blocks = tuple(map(np.asarray, blocks))
@@ -249,6 +243,7 @@ def _check_range(is_finite: bool, block: Any) -> None:
         )
 
 
+FEW_PAIRS = 2**12  # of examples: up to here a second program costs more than the distances that it spares
 FEW = 2**14  # entries: up to here the call of a program costs more than a pass over them
 # Points along a tile of flat data on a CPU, measured from 600 to 5000: rows of 256 fall on the same lines of the cache.
 FLAT_SIDE = 336
@@ -291,6 +286,15 @@ def layers_by_offset(net: Layer, x: Any) -> int:
 
 def _then(k, layer):
     return through(layer, k)
+
+
+def shortest(net: Layer, x1: Any, x2: Any, words: tuple[str, ...]) -> tuple[Array, ...]:
+    """`program`, or the shorter one for flat data none of which are near."""
+    if x1.ndim == 2:
+        products, any_near = flat_products(x1, x2)
+        if not any_near:
+            return _far_program(net, products, words, x1.shape[-1], x2 is None)
+    return program(net, x1, x2, words)
 
 
 @partial(jax.jit, static_argnames=("words", "width", "is_same"))
