@@ -184,6 +184,9 @@ def number(
         TypeError: for what is no number: text, None, truth values, complex numbers, trees.
         ValueError: for NaN, infinity if `is_finite`, a fraction if `is_whole`, and what is out of range.
     """
+    if type(value) is float and low <= value <= high:  # nearly always: new numbers in layers are what a slider sends
+        if (abs(value) < np.inf or not is_finite) and (value.is_integer() or not is_whole):
+            return
     is_readable = isinstance(value, numbers.Real) or hasattr(value, "__array__")
     array = value if isinstance(value, jax.Array) else np.asarray(value if is_readable else None)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):

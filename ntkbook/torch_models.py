@@ -139,7 +139,12 @@ class TorchFunction:
         size = sum(p.numel() * p.element_size() for p in theta.values())
         tile = max(1, int(memory / 2 / (n_outputs * size)))
         block = _products if method == "vector_product" else _contracted_jacobians
-        rows = [[block(self, theta, a, b) for b in _tiles(x2, tile)] for a in _tiles(x1, tile)]
+        left = _tiles(x1, tile)
+        right = left if symmetric else _tiles(x2, tile)
+        rows: list[list[np.ndarray]] = []
+        for i, a in enumerate(left):
+            mirrored = [row[i].transpose(1, 0, 3, 2) for row in rows] if symmetric else []
+            rows.append(mirrored + [block(self, theta, a, b) for b in right[len(mirrored) :]])
         kernel = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
         if symmetric:
             kernel = (kernel + kernel.transpose(1, 0, 3, 2)) / 2
@@ -206,8 +211,9 @@ class TorchFunction:
 
 def _contracted_jacobians(f, theta, x1, x2):
     torch = _torch()
-    parts = zip(*(_jacobian(f, theta, x) for x in (x1, x2)))
-    return _numpy(torch.stack([torch.einsum("iap,jbp->ijab", a, b) for a, b in parts]).sum(0))
+    first = _jacobian(f, theta, x1)
+    second = first if x2 is x1 else _jacobian(f, theta, x2)
+    return _numpy(torch.stack([torch.einsum("iap,jbp->ijab", a, b) for a, b in zip(first, second)]).sum(0))
 
 
 def _jacobian(f: TorchFunction, theta: dict[str, Any], x: Any) -> list[Any]:
