@@ -39,6 +39,22 @@ def test_tiles_have_the_numbers_of_the_whole(name):
         np.testing.assert_allclose(nngp, whole.nngp[:n1, :n2], rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("are_near", [False, True])
+def test_many_points_have_the_numbers_of_few(are_near):
+    """From 65 points on far ones carry no distances. A copy and a near point need theirs: a jump makes them visible."""
+    net = serial(Dense(8, 1.4, 0.1), Relu(), Dense(8, 1.4), nb.Step(), Dense(1))
+    x = inputs(70, (30,))
+    if are_near:
+        x = x.at[60].set(x[3]).at[61].set(x[4] + 1e-7)
+    close = dict(rtol=1e-9, atol=1e-12)
+    for whole, within, across, of_two in zip(
+        nb.kernel(net, x), nb.kernel(net, x[:20]), nb.kernel(net, x[:20], x[50:]), nb.kernel(net, x, x[1:])
+    ):
+        np.testing.assert_allclose(whole[:20, :20], within, **close)
+        np.testing.assert_allclose(whole[:20, 50:], across, **close)
+        np.testing.assert_allclose(of_two[:20, 49:], across, **close)
+
+
 @pytest.mark.parametrize("tile", [1, 2, 3, 9, 100])
 def test_any_tile_will_do(tile):
     x = inputs(9, (3,))

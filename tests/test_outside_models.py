@@ -145,6 +145,24 @@ def test_torch(data, method):
     np.testing.assert_allclose(empirical_nngp(f, params, x1), out @ out.T / 2, rtol=1e-11)
 
 
+@pytest.mark.parametrize("method", ["jacobian", "vector_product"])
+def test_torch_tiles_below_the_diagonal_are_mirrored(data, method):
+    """With two hidden layers Theta_ij^ab is not Theta_ij^ba: gradients one by one tell them apart."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)]
+    model, x = torch.nn.Sequential(*layers).double(), np.asarray(data[0])
+    gradients = lambda out: torch.autograd.grad(out, [*model.parameters()], retain_graph=True)
+    row_of = lambda out: torch.cat([g.ravel() for g in gradients(out)]).numpy()
+    J = np.stack([[row_of(out) for out in outputs] for outputs in model(torch.tensor(x))])
+    expected = np.einsum("iap,jbp->ijab", J, J)
+    assert abs(expected - expected.swapaxes(2, 3)).max() > 1e-3
+    f, params = from_torch(model)
+    size = 2 * 8 * J.shape[-1]  # bytes of the gradients of one example
+    for memory in (2**29, 4 * size, 0):  # one tile, tiles of two, of one
+        kernel = empirical_ntk(f, params, x, method=method, outputs="full", memory=memory)
+        np.testing.assert_allclose(kernel, expected, rtol=1e-11, atol=1e-11)
+
+
 def test_torch_expansions_are_those_of_the_same_network_in_jax(data):
     f, params = from_torch(torch_network())
     random = np.random.default_rng(2)

@@ -5,8 +5,8 @@ direction never meet theirs, and activations look at single pairs. Up to the mea
 itself: of the (h w)^2 pairs of an image with itself h w^2 are in memory at a time, few enough for a core's cache.
 
 An offset is counted around: position i of x1 is paired with (i + offset) modulo h of x2, so that there are h offsets of
-h pairs each. Where either position would leave its image nothing is moved in (`mean_of_shifts`). Arora et al. 2019,
-section 4.4, compute their CNTK along such diagonals.
+h pairs each. Where either position would leave its image nothing is moved in (`mean_of_shifts`). The rules are those of
+`convolution.py`, in another order of work.
 """
 
 import dataclasses
@@ -29,7 +29,10 @@ def fits(x: Any) -> bool:
 
 
 def mean_over_positions(f: Callable[[Signals], Signals], x1: Array, x2: Array | None) -> Signals:
-    """The mean of both kernels after `f` over all pairs of positions, as signals with one position."""
+    """The mean of both kernels after `f` over all pairs of positions: (1, 1, 1, 1, n1, n2) of images (n, h, w, c).
+
+    `f` is given (h, w, w, n1, n2), the pairs of one offset along h.
+    """
     x2 = x1 if x2 is None else x2
 
     def at(offset: Array) -> Signals:
