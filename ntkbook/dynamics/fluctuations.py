@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from .. import checks
 from ..finite.empirical import kernel_of, nngp_of
-from ..finite.functions import Examples, as_examples, count, init_and_apply, initial_params, prepare_many, same_features
+from ..finite.functions import Examples, count, init_and_apply, initial_params, prepare_many, two_examples
 from ..pytrees import pytree
 
 
@@ -68,9 +68,7 @@ def monte_carlo_kernel(
     if n_networks < 2:
         raise ValueError("Expected at least two networks for a standard error, got 1.")
     init, apply = init_and_apply(net)
-    x1, x2 = as_examples(x1, "x1"), x2 if x2 is None else as_examples(x2, "x2")
-    if x2 is not None:
-        same_features(x1, x2)
+    x1, x2 = two_examples(x1, x2)
     params = initial_params(init, jax.random.split(key, n_networks), x1)
     row, thetas, _ = prepare_many(apply, params, x1)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(thetas))  # of all networks

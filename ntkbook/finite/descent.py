@@ -53,20 +53,25 @@ class Task:
 
 
 @pytree
-class State:
-    """Where a run is. The twin is the linearized model that is trained beside the network."""
+class Model:
+    """A function in training: the network, or its linearization."""
 
     theta: Any
     memory: Any  # velocity, or what the optimizer keeps
-    twin: Any  # (theta, memory) or None
+    diverged_at: Any  # step, or NEVER
+
+
+@pytree
+class State:
+    """Where a run is."""
+
+    models: Any  # (network,), or with its twin, the linearized model that is trained beside it
     theta_0: Any
     kernels_0: Any
     order: Any  # permutation of the examples in this epoch
     key: Any
     step: Any
     ceiling: Any  # a loss above it counts as divergence
-    diverged_at: Any
-    twin_diverged_at: Any
 
     def replace(self, **changes: Any) -> "State":
         return dataclasses.replace(self, **changes)
@@ -81,61 +86,48 @@ def start(theta: Any, key: Array, task: Task) -> State:
         memory = task.optimizer[0](theta)
     kernel = jnp.zeros((n, n), dtype)
     return State(
-        theta=theta,
-        memory=memory,
-        twin=(theta, memory) if task.any_of("linearized") else None,
+        models=(Model(theta, memory, jnp.int32(NEVER)),) * (2 if task.any_of("linearized") else 1),
         theta_0=theta,
         kernels_0=(kernel, kernel) if task.any_of("ntk", "nngp") else (),
         order=jnp.arange(n),
         key=key,
         step=jnp.int32(0),
         ceiling=jnp.asarray(jnp.inf, dtype),
-        diverged_at=jnp.int32(NEVER),
-        twin_diverged_at=jnp.int32(NEVER),
     )
 
 
-@jax.jit
-def start_many(thetas, keys, task):
-    """The same for many networks: every leaf has the network axis in front."""
-    return jax.vmap(lambda theta, key: start(theta, jax.random.fold_in(key, 1), task))(thetas, keys)
-
-
-@jax.jit
-def advance(row, state, lengths, task):
-    """The state after so many steps, and a record after each of the `lengths`."""
-    return _advance(row, state, lengths, task)
-
-
 @functools.partial(jax.jit, static_argnames="size")
-def advance_many(row, state, lengths, task, *, size):
-    """The same for many networks, `size` of them side by side."""
-    return jax.lax.map(lambda state: _advance(row, state, lengths, task), state, batch_size=size)
+def advance(row, state, lengths, task, size=None):
+    """The state after so many steps, and a record after each of the `lengths`.
+
+    With `size` it is that of many networks, every leaf with the network axis in front, so many of them side by side.
+    """
+    one = lambda state: _advance(row, state, lengths, task)
+    return one(state) if size is None else jax.lax.map(one, state, batch_size=size)
 
 
 def _advance(row, state, lengths, task):
-    f = functools.partial(outputs_of, row)
-
     def segment(old, length):
-        new = jax.lax.fori_loop(0, length, lambda _, state: _step(f, state, task), old)
-        return _measure(row, f, _keep_finite(_checked(f, new, task), old), task)
+        new = jax.lax.fori_loop(0, length, lambda _, state: _step(row, state, task), old)
+        return _measure(row, _checked(row, new, old, task), task)
 
     return jax.lax.scan(segment, state, lengths)
 
 
-def _step(f, state, task):
+def _functions(row, state):
+    """What the models of this state compute, (theta, x) -> (n, o)."""
+    f = functools.partial(outputs_of, row)
+    return (f, linearize(f, state.theta_0))[: len(state.models)]
+
+
+def _step(row, state, task):
     x, y, order = task.x, task.y, state.order
     if task.batch_size is not None:
         order, chosen = _batch(state, count(x), task.batch_size)
         x, y = jax.tree.map(lambda a: a[chosen], (x, y))
-    descend = lambda f, model: _descend(lambda theta: task.loss(f(theta, x), y, batch=True), model, task)
-    (theta, memory), loss = descend(f, (state.theta, state.memory))
-    new = state.replace(theta=theta, memory=memory, order=order, step=state.step + 1)
-    new = new.replace(diverged_at=_first(state.diverged_at, state.step, loss, state.ceiling))
-    if state.twin is None:
-        return new
-    twin, loss = descend(linearize(f, state.theta_0), state.twin)
-    return new.replace(twin=twin, twin_diverged_at=_first(state.twin_diverged_at, state.step, loss, state.ceiling))
+    loss_of = lambda f: lambda theta: task.loss(f(theta, x), y, batch=True)
+    models = tuple(_descend(loss_of(f), m, state, task) for f, m in zip(_functions(row, state), state.models))
+    return state.replace(models=models, order=order, step=state.step + 1)
 
 
 def _batch(state, n, batch_size):
@@ -145,54 +137,51 @@ def _batch(state, n, batch_size):
     return order, jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
 
 
-def _descend(objective, model, task):
-    theta, memory = model
+def _descend(objective, model, state, task):
+    theta, memory = model.theta, model.memory
     with reverse_mode():
         loss, slope = jax.value_and_grad(objective)(theta)
+    diverged_at = _first(model.diverged_at, state.step, loss, state.ceiling)
     if task.optimizer is not None:
         update, memory = task.optimizer[1](slope, memory, theta)
-        return (jax.tree.map(jnp.add, theta, update), memory), loss
+        return Model(jax.tree.map(jnp.add, theta, update), memory, diverged_at)
     scaled = lambda rate, array: jnp.asarray(rate).astype(array.dtype) * array
     if task.momentum is not None:
         slope = memory = jax.tree.map(lambda m, g: scaled(task.momentum, m) + g, memory, slope)
     step = jax.tree.map(lambda rate, part: jax.tree.map(lambda g: scaled(rate, g), part), task.lr, slope)
-    return (jax.tree.map(jnp.subtract, theta, step), memory), loss
+    return Model(jax.tree.map(jnp.subtract, theta, step), memory, diverged_at)
 
 
 def _first(diverged_at, step, loss, ceiling):
     return jnp.minimum(diverged_at, jnp.where(loss <= ceiling, NEVER, step))  # NaN is not below the ceiling
 
 
-def _checked(f, state, task):
-    """The state, with the loss after its last step looked at too."""
-    first = lambda diverged_at, loss: _first(diverged_at, state.step, loss, state.ceiling)
-    loss = task.loss(f(state.theta, task.x), task.y)
-    ceiling = jnp.where(state.step == 0, EXPLODED * (1 + loss), state.ceiling)
-    new = state.replace(diverged_at=first(state.diverged_at, loss), ceiling=ceiling.astype(state.ceiling.dtype))
-    if state.twin is None:
-        return new
-    twin_loss = task.loss(linearize(f, state.theta_0)(state.twin[0], task.x), task.y)
-    return new.replace(twin_diverged_at=first(state.twin_diverged_at, twin_loss))
+def _checked(row, new, old, task):
+    """`new` with the loss after its last step looked at; what diverged stays where it was at the record before."""
+    losses = [task.loss(f(m.theta, task.x), task.y) for f, m in zip(_functions(row, new), new.models)]
+    ceiling = jnp.where(new.step == 0, EXPLODED * (1 + losses[0]), new.ceiling)
+
+    def kept(model, before, loss):
+        diverged_at = _first(model.diverged_at, new.step, loss, new.ceiling)
+        model = jax.tree.map(lambda a, b: jnp.where(diverged_at == NEVER, a, b), model, before)
+        return dataclasses.replace(model, diverged_at=diverged_at)
+
+    return new.replace(
+        models=tuple(map(kept, new.models, old.models, losses)), ceiling=ceiling.astype(new.ceiling.dtype)
+    )
 
 
-def _keep_finite(new, old):
-    """`new`, but a model that diverged stays where it was at the record before."""
-    pick = lambda diverged_at, a, b: jax.tree.map(lambda a, b: jnp.where(diverged_at == NEVER, a, b), a, b)
-    theta, memory = pick(new.diverged_at, (new.theta, new.memory), (old.theta, old.memory))
-    return new.replace(theta=theta, memory=memory, twin=pick(new.twin_diverged_at, new.twin, old.twin))
-
-
-def _measure(row, f, state, task):
+def _measure(row, state, task):
     """The state, with references if this is the first record, and the record that `task` asks for."""
-    record = _fit(f, state, task.x, task.y, task)
+    record, theta = _fit(row, state, task.x, task.y, task), state.models[0].theta
     if task.x_test is not None:
-        record |= {f"{name}_test": value for name, value in _fit(f, state, task.x_test, task.y_test, task).items()}
+        record |= {f"{name}_test": value for name, value in _fit(row, state, task.x_test, task.y_test, task).items()}
     if task.any_of("distances"):
-        pairs = zip(task.weights, jax.tree.leaves(state.theta), jax.tree.leaves(state.theta_0), strict=True)
+        pairs = zip(task.weights, jax.tree.leaves(theta), jax.tree.leaves(state.theta_0), strict=True)
         changes = [relative_change(a, b).astype(task.y.dtype) for is_weight, a, b in pairs if is_weight]
         record["distances"] = jnp.stack(changes) if changes else jnp.zeros(0, task.y.dtype)
     if task.any_of("ntk", "nngp"):
-        kernels = ntk_and_last_layer(row, state.theta, task.x)
+        kernels = ntk_and_last_layer(row, theta, task.x)
         kernels_0 = jax.tree.map(lambda now, start: jnp.where(state.step == 0, now, start), kernels, state.kernels_0)
         state = state.replace(kernels_0=kernels_0)
         changes = zip(("ntk", "nngp"), map(relative_change, kernels, kernels_0))
@@ -204,16 +193,15 @@ def _measure(row, f, state, task):
     return state, record
 
 
-def _fit(f, state, x, y, task):
+def _fit(row, state, x, y, task):
     shaped = lambda out: out[:, 0] if task.is_flat else out
-    outputs = f(state.theta, x)
+    outputs, *twin = [f(m.theta, x) for f, m in zip(_functions(row, state), state.models)]
     fit = {"outputs": shaped(outputs)} if task.any_of("outputs") else {}
     if y is not None and task.any_of("loss"):
         fit["loss"] = task.loss(outputs, y)
     if y is not None and task.any_of("accuracy"):
         fit["accuracy"] = accuracy(outputs, y)
-    if state.twin is not None:
-        linear = linearize(f, state.theta_0)(state.twin[0], x)
+    for linear in twin:
         fit["linearized_outputs"] = shaped(linear)
         fit["linearized_distance"] = jnp.sqrt(((outputs - linear) ** 2).mean())
         if y is not None:

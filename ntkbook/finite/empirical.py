@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import checks
-from .functions import Examples, as_examples, count, outputs_of, prepare, reverse_mode, same_features
+from .functions import Examples, count, outputs_of, prepare, reverse_mode, two_examples
 from .layerwise import Layerwise, layerwise
 
 METHODS = ("auto", "jacobian", "vector_product", "layerwise")
@@ -70,14 +70,8 @@ def empirical_ntk(
     checks.one_of(method, "method", METHODS)
     checks.one_of(outputs, "outputs", ("mean", "full"))
     checks.single_number(memory, "memory", low=0.0)
-    given = x1, x2
-    x1, x2 = _inputs(x1, x2)
-    if hasattr(f, "own_empirical_ntk"):  # a model that JAX cannot differentiate brings its own derivatives
-        k = f.own_empirical_ntk(params, *given, method=method, full=outputs == "full", memory=memory)
-    else:
-        row, theta, _ = prepare(f, params, x1)
-        k = _empirical_ntk(row, theta, x1, x2, method=method, full=outputs == "full", memory=memory)
-    return checks.finite_kernel(k, NOT_FINITE)
+    options = {"method": method, "full": outputs == "full", "memory": memory}
+    return checks.finite_kernel(_of("empirical_ntk", _empirical_ntk, f, params, x1, x2, **options), NOT_FINITE)
 
 
 def empirical_nngp(
@@ -91,14 +85,7 @@ def empirical_nngp(
     Raises:
         TypeError, ValueError: as `empirical_ntk`.
     """
-    given = x1, x2
-    x1, x2 = _inputs(x1, x2)
-    if hasattr(f, "own_empirical_nngp"):
-        k = f.own_empirical_nngp(params, *given)
-    else:
-        row, theta, _ = prepare(f, params, x1)
-        k = nngp_of(row, theta, x1, x2)
-    return checks.finite_kernel(k, NOT_FINITE)
+    return checks.finite_kernel(_of("empirical_nngp", nngp_of, f, params, x1, x2), NOT_FINITE)
 
 
 def ntk_vector_product(
@@ -119,25 +106,17 @@ def ntk_vector_product(
         TypeError, ValueError: as `empirical_ntk`; ValueError for a v of another shape than f(params, x2), or an f that
             cannot be differentiated backwards.
     """
-    given = x1, x2
-    x1, x2 = _inputs(x1, x2)
-    if hasattr(f, "own_ntk_vector_product"):
-        return f.own_ntk_vector_product(params, *given)
-    row, theta, _ = prepare(f, params, x1)
-
-    def product(v: Float[Array, "n2 o"]) -> Float[Array, "n1 o"]:
-        return product_of(row, theta, x1, x2, v)
-
-    return product
+    later = lambda *args: functools.partial(product_of, *args)
+    return _of("ntk_vector_product", later, f, params, x1, x2)
 
 
-def _inputs(x1: Any, x2: Any) -> tuple[Examples, Examples | None]:
-    x1 = as_examples(x1, "x1")
-    if x2 is None:
-        return x1, None
-    x2 = as_examples(x2, "x2")
-    same_features(x1, x2)
-    return x1, x2
+def _of(word: str, general: Callable, f: Callable, params: Any, x1: Any, x2: Any, **options: Any) -> Any:
+    """general(row, theta, x1, x2), or f's own way: a model that JAX cannot differentiate brings its own derivatives."""
+    checked = two_examples(x1, x2)
+    if hasattr(f, f"own_{word}"):
+        return getattr(f, f"own_{word}")(params, x1, x2, **options)
+    row, theta, _ = prepare(f, params, checked[0])
+    return general(row, theta, *checked, **options)
 
 
 @jax.jit
@@ -306,13 +285,9 @@ def _tiles(n: int, tile: int) -> Array:
     return jnp.minimum(jnp.arange(count * tile), n - 1).reshape(count, tile)
 
 
-def _transposed(kernel: Array) -> Array:
-    return kernel.swapaxes(0, 1) if kernel.ndim == 2 else kernel.transpose(1, 0, 3, 2)
-
-
 def _mirrored(kernel: Array) -> Array:
     # the barrier keeps the compiler from computing an entry and its mirror image in two ways
     kernel = jax.lax.optimization_barrier(kernel)
     i, j = jnp.indices(kernel.shape[:2]).reshape(2, *kernel.shape[:2], *(1,) * (kernel.ndim - 2))
-    mirror = _transposed(kernel)
+    mirror = kernel.transpose(1, 0, *range(2, kernel.ndim)[::-1])
     return jnp.where(i < j, kernel, jnp.where(i > j, mirror, (kernel + mirror) / 2))

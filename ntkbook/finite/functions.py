@@ -195,11 +195,7 @@ class Function:
         return trace(again, *args, first=(self.numbers,))
 
 
-class _Number:
-    pass
-
-
-_NUMBER = _Number()
+_NUMBER = object()  # where a number of the owner stands
 
 
 def as_function(f: Callable) -> Function:
@@ -282,6 +278,14 @@ def as_examples(x: Any, name: str) -> Examples:
     if len(sizes) != 1:
         raise ValueError(f"Expected all arrays of {name} with the same number of examples, got {sorted(sizes)}.")
     return x
+
+
+def two_examples(x1: Any, x2: Any) -> tuple[Examples, Examples | None]:
+    """Both as `as_examples` gives them, with the same features; x2 may be None."""
+    x1, x2 = as_examples(x1, "x1"), None if x2 is None else as_examples(x2, "x2")
+    if x2 is not None:
+        same_features(x1, x2)
+    return x1, x2
 
 
 def _as_array(x: Any, name: str) -> jax.Array:

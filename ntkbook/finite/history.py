@@ -64,7 +64,7 @@ def squared(outputs: Array, y: Array) -> Array:
 
 
 def cross_entropy(outputs: Array, y: Array) -> Array:
-    """-y log softmax(outputs), summed over examples and outputs."""
+    """-y log softmax(outputs), summed over examples and outputs; y holds probabilities, (n, o), or is one-hot."""
     return -(y * jax.nn.log_softmax(outputs)).sum()
 
 

@@ -18,12 +18,7 @@ from jaxtyping import Array
 
 from . import taps
 
-
-class Features(NamedTuple):
-    """What the kernel needs of each example: for each layer a pair (a, d) or the outer product, and plain gradients."""
-
-    layers: list[Any]
-    rest: dict[int, Array]  # leaf -> (n, o, size)
+Features = list[Any]  # a pair (a, d), or the outer product, for each layer; then plain gradients, (n, o, ...)
 
 
 class Layerwise(NamedTuple):
@@ -50,8 +45,8 @@ def layerwise(f: Callable, theta: list[Array], x: Any, n: int, full: bool) -> La
 
     def features(xs: Any) -> Features:
         inputs, signals, gradients = jax.vmap(example)(xs)
-        pairs = [_outer(a, d) if outer else (a, d) for outer, a, d in zip(is_outer, inputs, signals)]
-        return Features(pairs, {i: g.reshape(*g.shape[:2], -1) for i, g in zip(rest, gradients)})
+        outer = lambda a, d: jnp.einsum("nbsp,nobsq->nobpq", a, d)  # gradients by W
+        return [outer(a, d) if o else (a, d) for o, a, d in zip(is_outer, inputs, signals)] + gradients
 
     def example(x: Any):
         read = []
@@ -70,11 +65,8 @@ def layerwise(f: Callable, theta: list[Array], x: Any, n: int, full: bool) -> La
         return jax.tree.map(lambda a: a.astype(dtype), (inputs, signals, gradients))
 
     def contract(f1: Features, f2: Features, only: set[int] | None = None) -> Array:
-        kept = lambda leaf: only is None or leaf in only
-        layer_kernel = _full_layer if full else _mean_layer
-        parts = [layer_kernel(u, v) for layer, u, v in zip(layers, f1.layers, f2.layers) if kept(layer.leaf)]
-        rows = _full_rows if full else _mean_rows
-        parts += [rows(f1.rest[i], f2.rest[i]) for i in rest if kept(i)]
+        leaves = [*(layer.leaf for layer in layers), *rest]
+        parts = [_part(u, v, full) for leaf, u, v in zip(leaves, f1, f2) if only is None or leaf in only]
         n1, n2 = (len(jax.tree.leaves(f)[0]) for f in (f1, f2))
         nothing = jnp.zeros((n1, n2, o, o) if full else (n1, n2), dtype)
         return sum(parts, nothing) / (1 if full else o)
@@ -108,36 +100,21 @@ def _prefers_outer(layer: taps.Layer, o: int, n: int, full: bool) -> bool:
     return forming + _pair_cost(layer.sizes, o, full, True) < _pair_cost(layer.sizes, o, full, False)
 
 
-def _outer(a: Array, d: Array) -> Array:
-    """Gradients by W, (n, o, b p q), from a (n, b, s, p) and d (n, o, b, s, q)."""
-    gradients = jnp.einsum("nbsp,nobsq->nobpq", a, d)
-    return gradients.reshape(*gradients.shape[:2], -1)
+def _rows(g1: Array, g2: Array, full: bool) -> Array:
+    """Products of gradients, (n, o, ...): those of all pairs of outputs, or their sum over equal ones."""
+    flat = lambda g: g.reshape(*g.shape[:2], -1)
+    return jnp.einsum("iap,jcp->ijac" if full else "iap,jap->ij", flat(g1), flat(g2))
 
 
-def _mean_rows(g1: Array, g2: Array) -> Array:
-    return g1.reshape(g1.shape[0], -1) @ g2.reshape(g2.shape[0], -1).T
-
-
-def _full_rows(g1: Array, g2: Array) -> Array:
-    return jnp.einsum("iap,jcp->ijac", g1, g2)
-
-
-def _mean_layer(u: Any, v: Any) -> Array:
+def _part(u: Any, v: Any, full: bool) -> Array:
+    """What one layer, or one parameter array, adds to the kernel."""
     if not isinstance(u, tuple):
-        return _mean_rows(u, v)
+        return _rows(u, v, full)
     (a1, d1), (a2, d2) = u, v
     if a1.shape[1] == a1.shape[2] == 1:
-        return _mean_rows(a1, a2) * _mean_rows(d1, d2)
+        inputs = _rows(a1, a2, False)
+        return (inputs[:, :, None, None] if full else inputs) * _rows(d1, d2, full)
     inputs = jnp.einsum("ibsp,jbtp->bisjt", a1, a2)
+    if full:
+        return jnp.einsum("bisjt,biasjct->ijac", inputs, jnp.einsum("iabsq,jcbtq->biasjct", d1, d2))
     return (inputs * jnp.einsum("iobsq,jobtq->bisjt", d1, d2)).sum((0, 2, 4))
-
-
-def _full_layer(u: Any, v: Any) -> Array:
-    if not isinstance(u, tuple):
-        return _full_rows(u, v)
-    (a1, d1), (a2, d2) = u, v
-    if a1.shape[1] == a1.shape[2] == 1:
-        flat = lambda d: d.reshape(*d.shape[:2], -1)
-        return _mean_rows(a1, a2)[:, :, None, None] * _full_rows(flat(d1), flat(d2))
-    inputs = jnp.einsum("ibsp,jbtp->bisjt", a1, a2)
-    return jnp.einsum("bisjt,biasjct->ijac", inputs, jnp.einsum("iabsq,jcbtq->biasjct", d1, d2))

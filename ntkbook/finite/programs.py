@@ -95,16 +95,20 @@ def _keeps_arrays(equation: Any) -> bool:
     return equation.primitive.name in ("jit", "pjit") and bool(inner.consts or any(map(_keeps_arrays, inner.eqns)))
 
 
-def evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """The results of a traced program; calls that keep arrays are inlined."""
+def evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], rule: Callable | None = None) -> list[Any]:
+    """The results of a traced program, equation by equation, by rule(equation, values) or as they were traced."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
     read = lambda v: v.val if hasattr(v, "val") else env[v]
     for equation in jaxpr.eqns:
-        values = [read(v) for v in equation.invars]
-        inner = equation.params.get("jaxpr")
-        out = evaluate(inner.jaxpr, inner.consts, values) if _keeps_arrays(equation) else bind(equation, values)
-        env.update(zip(equation.outvars, out))
+        env.update(zip(equation.outvars, (rule or _inlined)(equation, [read(v) for v in equation.invars])))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _inlined(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
+    """The results of one equation; a call that keeps arrays is replaced by what it calls."""
+    if not _keeps_arrays(equation):
+        return bind(equation, values)
+    return evaluate(equation.params["jaxpr"].jaxpr, equation.params["jaxpr"].consts, values)
 
 
 def bind(equation: Any, values: Sequence[Any]) -> Sequence[Any]:

@@ -5,6 +5,7 @@ walks through the program that JAX traced and lists those layers; `run` walks ag
 (to differentiate by) and keeps its input. The layerwise tangent kernel needs nothing else of a network.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .programs import bind
+from .programs import bind, evaluate
 
 LONGEST_LOOP = 256  # longer loops are not unrolled
 
@@ -46,114 +47,91 @@ class _Weight(NamedTuple):
     is_intact: bool = True  # False once it is broadcast
 
 
-class _Scout:
-    """Passes every layer on, and notes what it sees."""
+class _Tape:
+    """The layers that a walk meets, their inputs, and how to read a gradient; probes are added one by one."""
 
-    def __init__(self):
-        self.layers, self.spoiled, self.seen = [], set(), []
+    def __init__(self, probes: Sequence[Array] = ()):
+        self.probes, self.layers, self.taps = iter(probes), [], []
+        self.seen = []  # (leaf, was it in a layer), for each use of a parameter array
 
     def layer(self, weight, z, a, d, sizes):
         self.layers.append(Layer(weight.leaf, weight.part, z.shape, sizes, z.dtype))
+        self.taps.append((weight, a, d))
         self.seen.append((weight.leaf, True))
-        return z
+        return z + next(self.probes, 0)
 
-    def other(self, weight):
-        self.spoiled.add(weight.leaf)
-        self.seen.append((weight.leaf, False))
+    def plain(self, values: Sequence[Any]) -> list[Any]:
+        """The values without their marks: these weights are used outside of layers."""
+        self.seen += [(value.leaf, False) for value in values if isinstance(value, _Weight)]
+        return _bare(values)
 
 
-class _Taps:
-    """Adds the probes one by one, and keeps the inputs of the layers and the way to read a gradient."""
-
-    def __init__(self, probes):
-        self.probes, self.inputs, self.read = iter(probes), [], []
-
-    def layer(self, weight, z, a, d, sizes):
-        self.inputs.append(weight.scale * a().astype(weight.dtype))
-        self.read.append(d)
-        return z + next(self.probes)
-
-    def other(self, weight):
-        raise AssertionError("a tapped parameter array is used elsewhere")
+def _bare(values):
+    return [value.value if isinstance(value, _Weight) else value for value in values]
 
 
 def survey(program: Any, n_leaves: int) -> Survey:
     """The linear layers of a traced program, whose first `n_leaves` arguments are the parameter arrays."""
-    scout = _Scout()
+    tape = _Tape()
 
     def walk(*args):
         marked = [_Weight(a, i, a.dtype) if i < n_leaves else a for i, a in enumerate(args)]
-        return _plain(_walk(program.jaxpr, program.consts, marked, scout), scout)
+        out = tape.plain(_walk(program.jaxpr, program.consts, marked, tape))
+        tape.taps.clear()  # tracers end with their trace
+        return out
 
-    jax.eval_shape(walk, *[jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars])
-    good = set(range(n_leaves)) - scout.spoiled
-    parts = {leaf: [layer.part for layer in scout.layers if layer.leaf == leaf] for leaf in good}
+    jax.eval_shape(walk, *program.in_avals)
+    good = set(range(n_leaves)) - {leaf for leaf, is_layer in tape.seen if not is_layer}
+    parts = {leaf: [layer.part for layer in tape.layers if layer.leaf == leaf] for leaf in good}
     # once whole, or in slices that do not meet
     once = {leaf for leaf, used in parts.items() if len(set(used)) == len(used) and len({*map(len, used)}) == 1}
-    ends = [i for i, (_, is_layer) in enumerate(scout.seen) if is_layer]
-    first_seen = {leaf: i for i, (leaf, _) in reversed(list(enumerate(scout.seen)))}
+    ends = [i for i, (_, is_layer) in enumerate(tape.seen) if is_layer]
+    first_seen = {leaf: i for i, (leaf, _) in reversed(list(enumerate(tape.seen)))}
     last = {leaf for leaf, i in first_seen.items() if ends and i >= ends[-1]}
-    return Survey([layer for layer in scout.layers if layer.leaf in once], last)
+    return Survey([layer for layer in tape.layers if layer.leaf in once], last)
 
 
 def run(program: Any, leaves: Sequence[Array], rest: Sequence[Any], layers: list[Layer], probes: list[Array]):
     """(outputs, inputs a[b, s, p] of the layers, functions that bring a gradient to d[b, s, q])."""
     tapped = {layer.leaf for layer in layers}
-    taps = _Taps(probes)
+    tape = _Tape(probes)
     marked = [_Weight(leaf, i, leaf.dtype) if i in tapped else leaf for i, leaf in enumerate(leaves)]
-    (out,) = _walk(program.jaxpr, program.consts, [*marked, *rest], taps)
-    return out, taps.inputs, taps.read
+    (out,) = _walk(program.jaxpr, program.consts, [*marked, *rest], tape)
+    inputs = [weight.scale * a().astype(weight.dtype) for weight, a, _ in tape.taps]
+    return out, inputs, [d for _, _, d in tape.taps]
 
 
-def _plain(values: Sequence[Any], tape: Any) -> list[Any]:
-    for value in values:
-        if isinstance(value, _Weight):
-            tape.other(value)
-    return [value.value if isinstance(value, _Weight) else value for value in values]
+def _walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], tape: _Tape) -> list[Any]:
+    """Evaluates a program; marked values go through `_RULES`."""
 
+    def step(equation, values):
+        is_marked = any(isinstance(value, _Weight) for value in values)
+        rule = _RULES.get(equation.primitive.name) if is_marked else None
+        out = None if rule is None else rule(equation, values, tape)
+        return bind(equation, tape.plain(values)) if out is None else out
 
-def _walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], tape: Any) -> list[Any]:
-    """Evaluates a program, equation by equation; marked values go through `_RULES`."""
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    read = lambda v: v.val if hasattr(v, "val") else env[v]
-    for equation in jaxpr.eqns:
-        values = [read(v) for v in equation.invars]
-        out = None
-        if any(isinstance(value, _Weight) for value in values):
-            rule = _RULES.get(equation.primitive.name)
-            out = rule(equation, values, tape) if rule is not None else None
-        if out is None:
-            out = bind(equation, _plain(values, tape))
-        env.update(zip(equation.outvars, out))
-    return [read(v) for v in jaxpr.outvars]
+    return evaluate(jaxpr, consts, args, step)
 
 
 # What may happen to a weight: each rule gives the results of an equation, or None if it does not apply.
 
 
 def _rearrange(equation, values, tape):
-    if isinstance(values[0], _Weight) and len(values) == 1:
-        (value,) = bind(equation, [values[0].value])
-        return [values[0]._replace(value=value)] if jnp.issubdtype(value.dtype, jnp.floating) else None
-
-
-def _broadcast(equation, values, tape):
-    if isinstance(values[0], _Weight) and len(values) == 1:
-        (value,) = bind(equation, [values[0].value])
-        return [values[0]._replace(value=value, is_intact=value.size == values[0].value.size and values[0].is_intact)]
+    weight, *others = values
+    (value,) = bind(equation, _bare(values))
+    if not others and jnp.issubdtype(value.dtype, jnp.floating):
+        is_intact = weight.is_intact and value.size == weight.value.size
+        return [weight._replace(value=value, is_intact=is_intact)]
 
 
 def _scale(by: Callable) -> Callable:
     def rule(equation, values, tape):
-        first, *others = values
-        if others and isinstance(others[0], _Weight) and not isinstance(first, _Weight):
-            first, others = others[0], [first]
-            if equation.primitive.name == "div":
-                return None
-        if isinstance(first, _Weight) and not any(isinstance(o, _Weight) or jnp.ndim(o) for o in others):
-            (value,) = bind(equation, [v.value if isinstance(v, _Weight) else v for v in values])
-            numbers = [jnp.asarray(o).astype(first.dtype) for o in others]
-            return [first._replace(value=value, scale=by(first.scale, *numbers))]
+        is_first = isinstance(values[0], _Weight) or equation.primitive.name == "div"
+        weight, *others = values if is_first else values[::-1]
+        if isinstance(weight, _Weight) and not any(isinstance(o, _Weight) or jnp.ndim(o) for o in others):
+            (value,) = bind(equation, _bare(values))
+            numbers = [jnp.asarray(o).astype(weight.dtype) for o in others]
+            return [weight._replace(value=value, scale=by(weight.scale, *numbers))]
 
     return rule
 
@@ -228,8 +206,7 @@ def _loop(equation, values, tape):
     steps = range(length)[::-1] if params["reverse"] else range(length)
     for i in steps:
         slices = [_slice(s, i) for s in sequences]
-        out = _walk(params["jaxpr"].jaxpr, params["jaxpr"].consts, [*consts, *carry, *slices], tape)
-        out = _plain(out, tape)
+        out = tape.plain(_walk(params["jaxpr"].jaxpr, params["jaxpr"].consts, [*consts, *carry, *slices], tape))
         carry = out[:n_carry]
         outputs.append(out[n_carry:])
     outputs = outputs[::-1] if params["reverse"] else outputs
@@ -243,13 +220,11 @@ def _slice(sequence: Any, i: int) -> Any:
 
 
 _RULES: dict[str, Callable] = {
-    **dict.fromkeys(
-        ["transpose", "reshape", "squeeze", "expand_dims", "rev", "copy", "convert_element_type"], _rearrange
-    ),
-    "broadcast_in_dim": _broadcast,
-    "mul": _scale(lambda scale, factor: scale * factor),
-    "div": _scale(lambda scale, divisor: scale / divisor),
-    "neg": _scale(lambda scale: -scale),
+    **dict.fromkeys(["transpose", "reshape", "squeeze", "expand_dims", "broadcast_in_dim"], _rearrange),
+    **dict.fromkeys(["rev", "copy", "convert_element_type"], _rearrange),
+    "mul": _scale(operator.mul),
+    "div": _scale(operator.truediv),
+    "neg": _scale(operator.neg),
     "dot_general": _dot,
     "conv_general_dilated": _conv,
     **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"], _inline),

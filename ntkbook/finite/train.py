@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from .. import checks
 from . import history
-from .descent import NEVER, Task, advance, advance_many, start, start_many
+from .descent import NEVER, Task, advance, start
 from .empirical import product_of
 from .functions import (
     Examples,
@@ -161,8 +161,9 @@ def train_ensemble(
     one, theta = jax.tree.map(lambda a: a[0], (params, thetas))
     task = _task(row, theta, one, x, y, chosen)
     size = max(1, int(memory / _bytes_per_network(row, theta, x)))
-    state = start_many(thetas, keys, task)
-    go_on = functools.partial(advance_many, row, task=task, size=min(size, n_networks))
+    batches = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+    state = jax.vmap(start, (0, 0, None))(thetas, batches, task)
+    go_on = functools.partial(advance, row, task=task, size=min(size, n_networks))
     state, records = _run(go_on, state, chosen)
     return _finished(state, records, row, theta, one, rebuild, task, chosen)
 
@@ -227,15 +228,17 @@ def _is_weight(leaf: Any) -> bool:
     return jnp.ndim(leaf) >= 2
 
 
-def _times(chosen: Settings) -> np.ndarray:
+def _times(chosen: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """(steps to record at, was each asked for): the one at 0 is taken always."""
     steps, times = chosen.steps, chosen.times
     if times is None:
-        return np.unique([0, *np.round(np.geomspace(1, max(steps, 1), 40)).astype(int).clip(max=steps), steps])
+        times = [0, *np.round(np.geomspace(1, max(steps, 1), 40)).astype(int).clip(max=steps).tolist()]
     for time in times:
         checks.whole_number(time, "times")
         if time > steps:
             raise ValueError(f"Expected times of at most {steps} steps, got {time}. Raise steps?")
-    return np.unique([*times, steps])
+    recorded = np.unique([0, *times, steps])
+    return recorded, np.isin(recorded, [*times, steps])
 
 
 def _bytes_per_network(row: Callable, theta: Any, x: Examples) -> int:
@@ -249,42 +252,37 @@ def _bytes_per_network(row: Callable, theta: Any, x: Examples) -> int:
 
 def _run(go_on: Callable, state: Any, chosen: Settings) -> tuple[Any, dict]:
     """From record to record, the first one at step 0: in one call, or one by one for the progress bar."""
-    times = _times(chosen)
-    asked = len(times)
-    times = np.union1d([0], times)
-    lengths = np.diff(times, prepend=0).astype(np.int32)
-    axis = jnp.ndim(state.step)  # the time axis comes after that of the networks
-    last = lambda records: jax.tree.map(lambda a: a[(slice(None),) * axis + (slice(-asked, None),)], records)
+    lengths = np.diff(_times(chosen)[0], prepend=0).astype(np.int32)
     if not chosen.progress:
-        state, records = go_on(state, jnp.asarray(lengths))
-        return state, records if asked == len(times) else last(records)
+        return go_on(state, jnp.asarray(lengths))
     from tqdm.auto import tqdm
 
     records = []
-    with tqdm(total=int(times[-1]), unit="step") as bar:
+    with tqdm(total=int(lengths.sum()), unit="step") as bar:
         for length in lengths:
             state, record = go_on(state, jnp.asarray([length]))
             bar.update(int(length))
             records.append(record)
-    return state, last(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis), *records))
+    axis = jnp.ndim(state.step)  # the time axis comes after that of the networks
+    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts, axis), *records)
 
 
 def _finished(state, records, row, theta, params, rebuild, task, chosen) -> History:
-    times, leaves = _times(chosen), jax.tree_util.tree_leaves_with_path(params)
+    (times, kept), leaves = _times(chosen), jax.tree_util.tree_leaves_with_path(params)
     layers = tuple(jax.tree_util.keystr(path) for path, leaf in leaves if moves(leaf) and _is_weight(leaf))
-    end = {"diverged_at": _step_or_minus_one(state.diverged_at)}
-    if state.twin is not None:
-        end["linearized_diverged_at"] = _step_or_minus_one(state.twin_diverged_at)
-    done = History(times=times, params=rebuild(state.theta), layers=layers, **records, **end)
-    if not checks.is_concrete(state.diverged_at) or (np.asarray(state.diverged_at) == NEVER).all():
-        return done
-    step = int(np.min(state.diverged_at))
-    message = _explanation(step, row, theta, task)
-    warnings.warn(message, Diverged, stacklevel=3)
-    if state.step.ndim == 0:
-        kept = times < step
-        done = done.replace(times=times[kept], **{name: value[kept] for name, value in records.items()})
-    return done.replace(message=message)
+    diverged_at, message = state.models[0].diverged_at, ""
+    if checks.is_concrete(diverged_at) and (np.asarray(diverged_at) != NEVER).any():
+        step = int(np.min(diverged_at))
+        message = _explanation(step, row, theta, task)
+        warnings.warn(message, Diverged, stacklevel=3)
+        if diverged_at.ndim == 0:
+            kept = kept & (times < step)
+    if not kept.all():
+        records = jax.tree.map(lambda a: a[(slice(None),) * diverged_at.ndim + (kept,)], records)
+    ends = [_step_or_minus_one(model.diverged_at) for model in state.models]
+    end = dict(zip(("diverged_at", "linearized_diverged_at"), ends))
+    theta = rebuild(state.models[0].theta)
+    return History(times=times[kept], params=theta, layers=layers, message=message, **records, **end)
 
 
 def _step_or_minus_one(step: Any) -> Any:
