@@ -6,12 +6,12 @@ from .dynamics.ensemble import posterior as posterior
 from .dynamics.ensemble import posterior_from_kernels as posterior_from_kernels
 from .dynamics.evidence import fit as fit
 from .dynamics.evidence import log_marginal_likelihood as log_marginal_likelihood
+from .dynamics.extremes import critical_learning_rate as critical_learning_rate
+from .dynamics.extremes import max_learning_rate as max_learning_rate
 from .dynamics.fluctuations import empirical_ntk_statistics as empirical_ntk_statistics
 from .dynamics.fluctuations import monte_carlo_kernel as monte_carlo_kernel
-from .dynamics.gradient import critical_learning_rate as critical_learning_rate
 from .dynamics.gradient import gradient_descent as gradient_descent
 from .dynamics.gradient import gradient_flow as gradient_flow
-from .dynamics.gradient import max_learning_rate as max_learning_rate
 from .dynamics.learning_curves import learning_curve as learning_curve
 from .dynamics.losses import function_flow as function_flow
 from .dynamics.spectrum import alignment as alignment

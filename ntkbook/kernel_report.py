@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from . import checks
-from .dynamics.gradient import max_learning_rate
+from .dynamics.extremes import max_learning_rate
 from .dynamics.spectrum import condition_number, effective_rank, kernel_distance, label_alignment, spectrum
 from .finite.empirical import empirical_ntk
 from .finite.functions import Examples, prepare

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from ntkbook.dynamics.gradient import critical_learning_rate, gradient_descent, gradient_flow, max_learning_rate
+from ntkbook.dynamics.extremes import critical_learning_rate, max_learning_rate
+from ntkbook.dynamics.gradient import gradient_descent, gradient_flow
 
 
 def problem(n=8, m=3, features=20, outputs=None, seed=0):

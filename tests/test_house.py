@@ -23,7 +23,8 @@ finite
 finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical
 finite/history finite/descent finite/train
 dynamics
-dynamics/filters dynamics/spectrum dynamics/protocol dynamics/large dynamics/gradient dynamics/losses
+dynamics/filters dynamics/modes dynamics/spectrum dynamics/protocol dynamics/extremes dynamics/large
+dynamics/gradient dynamics/losses
 dynamics/gaussian dynamics/ensemble dynamics/evidence dynamics/fluctuations dynamics/learning_curves
 kernel_report
 scale

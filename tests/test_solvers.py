@@ -136,11 +136,11 @@ def test_an_indefinite_kernel_inside_jit_is_no_number():
 
 
 def test_extreme_eigenvalues_are_those_of_all(monkeypatch):
-    from ntkbook.dynamics import spectrum
+    from ntkbook.dynamics import extremes
 
     x = RNG.normal(size=(60, 5))
     kernels = [x @ x.T, (x @ x.T / 5 + 1) ** 4 + 0.1 * np.eye(60), np.eye(60), np.ones((60, 60))]
-    monkeypatch.setattr(spectrum, "_DIRECT", 20)
+    monkeypatch.setattr(extremes, "_DIRECT", 20)
     for k in kernels:
         eigenvalues = np.linalg.eigvalsh(k)
         for one in (k, 1e-200 * k):
@@ -158,9 +158,9 @@ def test_extreme_eigenvalues_are_those_of_all(monkeypatch):
 
 def test_the_largest_eigenvalue_is_never_missed(monkeypatch):
     """Spectra that are hard for Lanczos, a start that cannot see the largest, and a search that ends too early."""
-    from ntkbook.dynamics import spectrum
+    from ntkbook.dynamics import extremes
 
-    monkeypatch.setattr(spectrum, "_DIRECT", 20)
+    monkeypatch.setattr(extremes, "_DIRECT", 20)
     n, start = 61, np.asarray(jax.random.normal(jax.random.key(0), (61,), jnp.float64))
     Q, _ = np.linalg.qr(np.stack([start, *RNG.normal(size=(n - 1, n))], 1))  # all but the first are orthogonal to it
     unseen = np.linspace(1, 2, n)[::-1].copy()
@@ -173,13 +173,13 @@ def test_the_largest_eigenvalue_is_never_missed(monkeypatch):
         for one in (k, k.astype(np.float32)):
             close = dict(rtol=1e-11 if one.dtype == np.float64 else 3e-5)
             np.testing.assert_allclose(2 / nb.max_learning_rate(one), np.linalg.eigvalsh(k)[-1], **close)
-    monkeypatch.setattr(spectrum, "_CHUNK", 1)
-    monkeypatch.setattr(spectrum, "_CHUNKS", 2)
+    monkeypatch.setattr(extremes, "_CHUNK", 1)
+    monkeypatch.setattr(extremes, "_CHUNKS", 2)
     hurried = np.diag(np.linspace(1, 2, n + 1))
     np.testing.assert_allclose(2 / jax.jit(nb.max_learning_rate)(hurried), 2, rtol=1e-12)
     with pytest.raises(ValueError, match="positive semi-definite"):
         nb.max_learning_rate(np.diag(np.r_[np.linspace(1, 2, n + 1), -1e-3]))
-    monkeypatch.setattr(spectrum, "_lanczos", lambda k: (k[-2, -2], 0 * k[0, 0]))  # an eigenvalue, but the second one
+    monkeypatch.setattr(extremes, "_lanczos", lambda k: (k[-2, -2], 0 * k[0, 0]))  # an eigenvalue, but the second one
     np.testing.assert_allclose(2 / nb.max_learning_rate(np.diag(np.r_[np.linspace(1, 2, n), 4, 300])), 300)
     for k in ([[3.0]], [[0.0]], [[2.0, 1.0], [1.0, 2.0]]):
         np.testing.assert_allclose(2 / nb.max_learning_rate(np.array(k)), np.linalg.eigvalsh(k)[-1])

@@ -8,6 +8,7 @@ kernel function, or matrices: all lead to the same `Ensemble`. Notebooks 00 and 
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -30,11 +31,10 @@ from .gaussian import (
     law_by_products,
     means,
     posterior_law,
-    turn,
 )
 from .gradient import Dynamics, gradient_flow
+from .modes import rank_tolerance, refuse_indefinite
 from .protocol import checked_times, kernel_at, one_number, rate_of, train_kernel
-from .spectrum import rank_tolerance, refuse_indefinite
 
 
 def lazy(make: Callable) -> Any:
@@ -90,8 +90,8 @@ class Ensemble:
     @lazy
     def turned(self):
         """Q^T B, or its diagonal for the last layer, and Q^T y, with Q the eigenvectors of the training kernel."""
-        of_start, of_y = turn(self.dynamics.modes, None if self.train == "last_layer" else self.start[0], self.y)
-        return self._diagonal() if of_start is None else of_start, of_y
+        Q, y = self.dynamics.modes, self.y.reshape(len(self.y), -1)
+        return self._diagonal() if self.train == "last_layer" else Q.T @ self.start[0], Q.T @ y
 
     @lazy
     def posterior_root(self):
@@ -258,7 +258,7 @@ def ensemble(
     checks.one_of(train, "train", tuple(KERNELS))
     both = kernels_of(net, x_train, None, train)
     made = ensemble_from_kernels(both, y_train, lr=lr, reduction=reduction, train=train, noise=noise)
-    return Ensemble(net, x_train, made.nngp, made.k, made.y, made.lr, made.noise, train)
+    return replace(made, net=net, x_train=x_train)
 
 
 def ensemble_from_kernels(

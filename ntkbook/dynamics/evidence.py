@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from .. import checks
 from ..networks.kernel import Layer, kernel
 from ..pytrees import pytree, tunable, with_tunable
+from .modes import one_precision
 from .protocol import one_number
 
 
@@ -53,9 +54,8 @@ def log_marginal_likelihood(
 
 @jax.jit
 def _evidence(k, y, noise):
-    dtype = jnp.promote_types(k.dtype, y.dtype)
-    y = y.astype(dtype).reshape(len(y), -1)
-    root = jnp.linalg.cholesky(k.astype(dtype) + jnp.asarray(noise).astype(dtype) * jnp.eye(len(y), dtype=dtype))
+    k, y = one_precision(k, y.reshape(len(y), -1))
+    root = jnp.linalg.cholesky(k + jnp.asarray(noise).astype(k.dtype) * jnp.eye(len(y), dtype=k.dtype))
     whitened = solve_triangular(root, y, lower=True)
     log_det = 2 * jnp.log(jnp.diagonal(root)).sum()
     return -jnp.square(whitened).sum() / 2 - y.shape[1] * (log_det + len(y) * np.log(2 * np.pi)) / 2

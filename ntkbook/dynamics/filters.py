@@ -1,9 +1,10 @@
 """What happens to one eigenmode of the kernel in time, and functions of a matrix made of it.
 
 Two clocks: `FlowClock` (gradient flow) and `StepClock` (gradient descent with heavy-ball momentum). Each gives, for
-an eigenvalue lambda, the `decay` of the residual and the `gain` of the coefficients, gain = (1 - decay)/lambda; the
-prediction at any point is k(x, X) gain(K) (y - f0). `apply_mode_function` applies a function of a clock and eigenvalues
-to vectors, with a derivative that exists also where eigenvalues coincide. Notebook 05 derives both clocks.
+an eigenvalue lambda, the `decay` of the residual, which is what is left of it, and the `gain` of the coefficients, per
+unit of residual at the start, gain = (1 - decay)/lambda; the prediction at any point is k(x, X) gain(K) (y - f0).
+`apply_mode_function` applies a function of a clock and eigenvalues to vectors, with a derivative that exists also where
+eigenvalues coincide. Notebook 05 derives both clocks.
 """
 
 from functools import partial
@@ -137,25 +138,15 @@ def _pseudo_inverse(eigenvalues):
     return jnp.where(eigenvalues > 0, 1 / jnp.where(eigenvalues > 0, eigenvalues, 1), 0)
 
 
-def decay(clock: FlowClock | StepClock, eigenvalues: jax.Array) -> jax.Array:
-    """What is left of the residual in each mode."""
-    return clock.decay(eigenvalues)
-
-
-def gain(clock: FlowClock | StepClock, eigenvalues: jax.Array) -> jax.Array:
-    """The coefficient of each mode, per unit of residual at the start."""
-    return clock.gain(eigenvalues)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def apply_mode_function(h, k, eigenvalues, modes, clock, v):
-    """h(K) v = Q diag(h(clock, lambda)) Q^T v, with h `decay` or `gain`; v is (N, m).
+    """h(K) v = Q diag(h(lambda)) Q^T v, with h the "decay" or the "gain" of a clock; v is (N, m).
 
     (eigenvalues, modes) are those of `k`. The derivative in K is that of Daleckii and Krein, Q (H * (Q^T dK Q)) Q^T v
     with H the divided differences of h: unlike the derivative of eigenvectors it is finite for equal eigenvalues, which
     every symmetric data set has.
     """
-    return modes @ (h(clock, eigenvalues)[:, None] * (modes.T @ v))
+    return modes @ (getattr(clock, h)(eigenvalues)[:, None] * (modes.T @ v))
 
 
 def is_zero(tangent):
@@ -174,13 +165,14 @@ def _(h, primals, tangents):
     k, eigenvalues, modes, clock, v = primals
     dk, _, _, dclock, dv = tangents
     w = modes.T @ v
-    value, change = h(clock, eigenvalues), jnp.zeros_like(w)
+    of = lambda clock: getattr(clock, h)(eigenvalues)
+    value, change = of(clock), jnp.zeros_like(w)
     if not is_zero(dk):
         change += (_divided_differences(h, eigenvalues, clock) * (modes.T @ (dk + dk.T) @ modes / 2)) @ w
     if not is_zero(dv):
         change += value[:, None] * (modes.T @ dv)
     if not all(map(is_zero, jax.tree.leaves(dclock, is_leaf=is_zero))):
-        change += jax.jvp(lambda clock: h(clock, eigenvalues), (clock,), (dense_tangent(dclock),))[1][:, None] * w
+        change += jax.jvp(of, (clock,), (dense_tangent(dclock),))[1][:, None] * w
     return modes @ (value[:, None] * w), modes @ change
 
 
@@ -188,10 +180,11 @@ def _divided_differences(h, eigenvalues, clock):
     """(h(a) - h(b))/(a - b) for all pairs; for close ones the mean of h' between them, by Gauss-Legendre."""
     a, b = eigenvalues[:, None], eigenvalues[None, :]
     is_close = clock.is_close(a, b)
-    values = h(clock, eigenvalues)
+    of = getattr(clock, h)
+    values = of(eigenvalues)
     far = (values[:, None] - values[None, :]) / jnp.where(is_close, 1, a - b)
     half = jnp.where(is_close, a - b, 0) / 2
     at = (a + b) / 2 + jnp.asarray(_NODES, half.dtype)[:, None, None] * half  # (nodes, n, n)
-    slopes = jax.jvp(partial(h, clock), (at,), (jnp.ones_like(at),))[1]
+    slopes = jax.jvp(of, (at,), (jnp.ones_like(at),))[1]
     close = jnp.tensordot(jnp.asarray(_WEIGHTS / 2, half.dtype), slopes, axes=1)
     return jnp.where(is_close, close, far)

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 from .. import checks
 from ..numerics import reciprocal, safe_sqrt
 from ..pytrees import pytree
-from .filters import decay, dense_tangent, gain, is_zero
+from .filters import dense_tangent, is_zero
 from .gradient import clock_at, over_times
-from .spectrum import eigenmodes, rank_tolerance
+from .modes import eigenmodes, rank_tolerance
 
 
 @pytree
@@ -95,12 +95,6 @@ def eigenroot(k: Array, size: Any = None) -> Array:
     return modes * jnp.sqrt(eigenvalues)[None]
 
 
-@jax.jit
-def turn(Q: Array, root: Any, y: Array) -> tuple[Any, Array]:
-    """Q^T B, where there is a B, and Q^T y."""
-    return None if root is None else Q.T @ root, Q.T @ y.reshape(len(Q), -1)
-
-
 def _square(root):
     product = root @ root.T
     return (product + product.T) / 2  # not every product routine gives B B^T equal halves, to the last bit
@@ -148,8 +142,13 @@ def law_by_products(system: System, t: Any, with_covariance: bool) -> Gaussian:
 
 @jax.jit
 def _difference(system, A):
+    return _psd(_expanded(system, A), system.own)
+
+
+def _expanded(system, A):
+    """K_xx - A K_Xx - K_xX A^T + A (K_XX + noise) A^T."""
     shared = A @ system.cross.T
-    return _psd(system.own - shared - shared.T + A @ system.nngp @ A.T + system.noise * A @ A.T, system.own)
+    return system.own - shared - shared.T + A @ system.nngp @ A.T + system.noise * A @ A.T
 
 
 def derivative_by(slow: Callable) -> Callable:
@@ -179,15 +178,15 @@ def derivative_by(slow: Callable) -> Callable:
 def _filters(system, t):
     """In the eigenvectors: the gain, and the diagonal of 1 - A at the training points."""
     clock, eigenvalues = clock_at(system.dynamics, t), system.dynamics.unit_eigenvalues
-    g = gain(clock, eigenvalues)
-    return g, decay(clock, eigenvalues) + system.unit_noise * g
+    g = clock.gain(eigenvalues)
+    return g, clock.decay(eigenvalues) + system.unit_noise * g
 
 
 def _slow_mean(system, t):
     dynamics, y = system.dynamics, system.dynamics.y
-    g = over_times(gain, dynamics, t, y)
+    g = over_times("gain", dynamics, t, y)
     if system.k is None:  # A = 1 - decay - noise gain, without the rounding of k gain
-        return y - over_times(decay, dynamics, t, y) - system.unit_noise * g
+        return y - over_times("decay", dynamics, t, y) - system.unit_noise * g
     return (system.k / dynamics.scale) @ g
 
 
@@ -206,11 +205,9 @@ def _mean(system, turned, t):
 def _slow_covariance(system, t):
     dynamics = system.dynamics
     if system.k is not None:
-        A = over_times(gain, dynamics, t, system.k.T).T / dynamics.scale
-        shared = A @ system.cross.T
-        return system.own - shared - shared.T + A @ system.nngp @ A.T + system.noise * A @ A.T
+        return _expanded(system, over_times("gain", dynamics, t, system.k.T).T / dynamics.scale)
     eye = jnp.eye(len(system.nngp), dtype=system.nngp.dtype)
-    keep = over_times(decay, dynamics, t, eye) + system.unit_noise * over_times(gain, dynamics, t, eye)
+    keep = over_times("decay", dynamics, t, eye) + system.unit_noise * over_times("gain", dynamics, t, eye)
     return keep @ system.nngp @ keep.T + system.noise * (eye - keep) @ (eye - keep).T
 
 

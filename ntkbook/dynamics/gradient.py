@@ -7,20 +7,19 @@ are in losses.py, large matrices in large.py. Notebooks 05 to 08 use it.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .. import checks
 from ..pytrees import pytree, static
-from .filters import FlowClock, StepClock, apply_mode_function, decay, gain
-from .protocol import Training, flat_kernel, one_number, rate_of, train_kernel
-from .spectrum import eigenmodes, eigenvalues_of, largest_eigenvalue, refuse_indefinite, unit_of, warn_of_rank
+from .filters import FlowClock, StepClock, apply_mode_function
+from .modes import eigenmodes, refuse_indefinite, unit_of, warn_of_rank
+from .protocol import Training, one_number, rate_of, train_kernel
 
 DENSE_LIMIT = 5000  # rows; the eigendecomposition takes about half a minute there, on two cores
 
@@ -172,43 +171,6 @@ def _scaled_modes(k):
     return k / scale, *eigenmodes(k / scale), scale
 
 
-def max_learning_rate(k: ArrayLike, *, momentum: ArrayLike = 0.0, reduction: str = "sum") -> Float[Array, ""]:
-    """The learning rate at which steps stop converging: 2 (1 + momentum)/lambda_max, times n for the mean loss.
-
-    `k` is (n, n), or the full (n, n, o, o). Lee et al. 2019, section 2; with momentum, Polyak 1964.
-
-    >>> import jax.numpy as jnp
-    >>> float(max_learning_rate(4 * jnp.eye(3)))
-    0.5
-
-    Raises:
-        TypeError, ValueError: as `gradient_flow`, or for words and numbers out of range.
-    """
-    checks.momentum(momentum)
-    k, n = _kernel_and_count(k, reduction)
-    return 2 * (1 + one_number(momentum, "momentum", k.dtype)) * n / largest_eigenvalue(k)
-
-
-def critical_learning_rate(k: ArrayLike, *, reduction: str = "sum") -> Float[Array, ""]:
-    """2/(lambda_min + lambda_max), times n for the mean loss: below it Theorem 2.1 of Lee et al. 2019 holds.
-
-    It is also the step with the best worst rate over all modes. `k` is (n, n), or the full (n, n, o, o).
-
-    >>> import jax.numpy as jnp
-    >>> float(critical_learning_rate(jnp.diag(jnp.array([1.0, 3.0]))))
-    0.5
-    """
-    k, n = _kernel_and_count(k, reduction)
-    eigenvalues = eigenvalues_of(k)
-    return 2 * n / (eigenvalues[0] + eigenvalues[-1])
-
-
-def _kernel_and_count(k, reduction):
-    checks.one_of(reduction, "reduction", ("sum", "mean"))
-    n = jnp.shape(k)[0] if reduction == "mean" and jnp.ndim(k) else 1
-    return flat_kernel(k, "k")[0], n
-
-
 # Evaluation: one compilation per shape, whatever t, lr, momentum and kernel are
 
 
@@ -220,8 +182,8 @@ def clock_at(dynamics: Dynamics, t: Array) -> FlowClock | StepClock:
     return FlowClock(jnp.where(lr > 0, lr * jnp.where(lr > 0, t, 0), 0), largest)  # lr = 0 at t = inf: nothing moves
 
 
-def over_times(h: Callable, dynamics: Dynamics, t: Array, v: Array) -> Array:
-    """h(K) v, with h `decay` or `gain`, v of the shape of y (or (N, m)), and an axis in front if t has one.
+def over_times(h: str, dynamics: Dynamics, t: Array, v: Array) -> Array:
+    """h(K) v, with h "decay" or "gain", v of the shape of y (or (N, m)), and an axis in front if t has one.
 
     The gain is that of K / scale: in the units of K it is this over `scale`.
     """
@@ -237,9 +199,9 @@ def over_times(h: Callable, dynamics: Dynamics, t: Array, v: Array) -> Array:
 
 @jax.jit
 def _residual(dynamics, t, f0):
-    return over_times(decay, dynamics, t, f0 - dynamics.y)
+    return over_times("decay", dynamics, t, f0 - dynamics.y)
 
 
 @jax.jit
 def _coefficients(dynamics, t, f0):
-    return over_times(gain, dynamics, t, dynamics.y - f0) / dynamics.scale
+    return over_times("gain", dynamics, t, dynamics.y - f0) / dynamics.scale

@@ -18,8 +18,9 @@ from jax.typing import ArrayLike
 from .. import checks
 from ..checks import warn
 from ..pytrees import one_line
+from .extremes import lanczos_step
+from .modes import one_precision, rank_tolerance, refuse_indefinite
 from .protocol import Training, checked_times, outputs_at, rate_of, tolerance_of
-from .spectrum import rank_tolerance, refuse_indefinite
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ def krylov_flow(
         k, y = checks.as_array(k_train_train, "k_train_train", ndim=2), checks.as_array(y_train, "y_train", ndim=(1, 2))
         _looks_symmetric(k)
         checks.same_length(k.shape[0], y, "y_train")
-        dtype = jnp.promote_types(k.dtype, y.dtype)
-        k, y = k.astype(dtype), y.astype(dtype)
+        k, y = one_precision(k, y)
     if tolerance is None and y.dtype == jnp.float32:
         tolerance = 1e-4
     lr = float(rate_of(lr, reduction, y.astype(float)))
@@ -135,16 +135,8 @@ def _looks_symmetric(k):
 
 @partial(jax.jit, donate_argnums=0)
 def _extend(basis, j, product, scale):
-    """Lanczos step j: the product without its part in the basis, normalized and appended; (basis, alpha, beta)."""
-    product = product / scale
-    alpha = (basis[j] * product).sum(axis=0)
-    w = product
-    for _ in range(2):  # twice is enough, whatever the rounding of the first time
-        w = w - jnp.einsum("jnc,jc->nc", basis, jnp.einsum("jnc,nc->jc", basis, w))
-    beta = jnp.linalg.norm(w, axis=0)
-    is_new = beta > 10 * float(jnp.finfo(w.dtype).eps) * jnp.linalg.norm(product, axis=0)  # else the space is complete
-    beta = jnp.where(is_new, beta, 0)
-    return basis.at[j + 1].set(jnp.where(is_new, w / jnp.where(is_new, beta, 1), 0)), alpha, beta
+    """Lanczos step j for each column: (basis, (columns, steps, N), alpha, beta) from the product (N, columns)."""
+    return jax.vmap(lanczos_step, (0, None, 1))(basis, j, product / scale)
 
 
 def _lanczos_gain(flow, r, s):
@@ -159,14 +151,14 @@ def _lanczos_gain(flow, r, s):
     r = r / jnp.where(size > 0, size, 1)
     norms = jnp.linalg.norm(r, axis=0)
     limit = min(flow.max_iterations, len(r))
-    basis = jnp.zeros((min(32, limit) + 1, *r.shape), r.dtype).at[0].set(r / jnp.where(norms > 0, norms, 1))
+    room = lambda rows: jnp.zeros((r.shape[1], rows, r.shape[0]), r.dtype)
+    basis = room(min(32, limit) + 1).at[:, 0].set((r / jnp.where(norms > 0, norms, 1)).T)
     alphas, betas, scale = [], [], None
     with tqdm(total=limit, disable=not flow.progress, desc="Lanczos") as bar:
         for j in range(limit):
-            if j + 1 == len(basis):
-                room = min(len(basis), limit + 1 - len(basis))
-                basis = jnp.concatenate([basis, jnp.zeros((room, *r.shape), r.dtype)])
-            product = at(basis[j])
+            if j + 1 == basis.shape[1]:
+                basis = jnp.concatenate([basis, room(min(j + 1, limit - j))], axis=1)
+            product = at(basis[:, j].T)
             if scale is None:
                 scale = float(np.abs(product).max()) or 1.0
             basis, alpha, beta = _extend(basis, j, product, jnp.asarray(scale, r.dtype))
@@ -179,7 +171,7 @@ def _lanczos_gain(flow, r, s):
                 if residual <= flow.tolerance:
                     break
     combine = lambda weights: jnp.einsum(
-        "tjc,jnc->tnc", jnp.asarray(weights * np.asarray(norms, float)).astype(r.dtype), basis[: len(alphas)]
+        "tjc,cjn->tnc", jnp.asarray(weights * np.asarray(norms, float)).astype(r.dtype), basis[:, : len(alphas)]
     )
     alpha, rest = combine(gains), combine(decays)
     unit = [at(a) / jnp.asarray(scale, r.dtype) for a in alpha]  # pyright: ignore
@@ -198,25 +190,21 @@ def _small_gain(alphas, betas, s, dtype):
     For r of norm one, alpha = V y with y' = e_1 - T y leaves r - K alpha - alpha' = -beta v (last entry of y). It is
     looked at on the way to s too, as the error at s is made of it.
     """
-    size, columns = alphas.shape
-    gains, decays = np.zeros((2, len(s), size, columns))
-    worst = 0.0
-    for c in range(columns):
-        T = np.diag(alphas[:, c]) + np.diag(betas[:-1, c], 1) + np.diag(betas[:-1, c], -1)
-        theta, Q = np.linalg.eigh(T)
-        if theta[0] < -(float(jnp.finfo(dtype).eps) ** 0.5) * theta[-1]:
-            refuse_indefinite(jnp.array(jnp.nan), "k_train_train")
-        theta = np.where(theta <= float(rank_tolerance(jnp.asarray(theta[-1]).astype(dtype), size)), 0, theta)
-        for fraction in (0.1, 0.3, 1.0):
-            both = [_gain_and_decay(theta, fraction * one) for one in s]
-            gains[:, :, c], decays[:, :, c] = (np.einsum("ij,tj->ti", Q, np.stack(part) * Q[0]) for part in zip(*both))
-            worst = max(worst, float(np.abs(gains[:, -1, c]).max()) * betas[-1, c])
-    return gains, decays, worst
+    T = np.stack([np.diag(a) + np.diag(b[:-1], 1) + np.diag(b[:-1], -1) for a, b in zip(alphas.T, betas.T)])
+    theta, Q = np.linalg.eigh(T)  # (columns, j), (columns, j, j)
+    if (theta[:, 0] < -(float(jnp.finfo(dtype).eps) ** 0.5) * theta[:, -1]).any():
+        refuse_indefinite(jnp.array(jnp.nan), "k_train_train")
+    theta = np.where(theta <= np.asarray(rank_tolerance(jnp.asarray(theta[:, -1:], dtype), theta.shape[1])), 0, theta)
+    at = lambda s: [np.einsum("cij,tcj->tic", Q, part * Q[:, 0]) for part in _gain_and_decay(theta, s[:, None, None])]
+    on_the_way = [at(fraction * s) for fraction in (0.1, 0.3, 1.0)]
+    worst = max(float((np.abs(gains[:, -1]) * betas[-1]).max()) for gains, _ in on_the_way)
+    return *on_the_way[-1], worst
 
 
 def _gain_and_decay(theta, s):
     """Those of `FlowClock` for a few eigenvalues, at the precision of the host."""
-    inverse = np.where(theta > 0, 1 / np.where(theta > 0, theta, 1), 0)
-    if np.isinf(s):
-        return inverse, np.where(theta > 0, 0, 1)
-    return np.where(theta > 0, -np.expm1(-s * theta) * inverse, s), np.exp(-s * theta)
+    is_over = np.isinf(s)
+    s = np.where(is_over, 0, s)
+    moved = np.where(is_over, 1, -np.expm1(-s * theta))
+    gain = np.where(theta > 0, moved / np.where(theta > 0, theta, 1), s)
+    return gain, np.where(is_over, theta == 0, np.exp(-s * theta))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from .. import checks
 from ..networks.activations import Activation
 from ..networks.layers import standard_normals
-from .spectrum import eigenmodes
+from .modes import eigenmodes, one_precision
 
 
 def _root(f, low, high, args):
@@ -58,12 +58,9 @@ def learning_curve(
     lam, count = _modes(eigenvalues, multiplicity)
     power = checks.as_array(target_power, "target_power", ndim=1)
     checks.same_length(len(lam), power, "target_power")
-    for value, name in ((power, "target_power"), (n, "n"), (ridge, "ridge"), (noise, "noise")):
-        checks.many_numbers(value, name, low=0.0)
-    dtype = jnp.result_type(lam.dtype, power.dtype)
-    n, ridge, noise = (jnp.asarray(a).astype(dtype) for a in (n, ridge, noise))
-    checks.broadcasting(n=n, ridge=ridge, noise=noise)
-    return _learning_curve(lam.astype(dtype), power.astype(dtype), count.astype(dtype), n, ridge, noise)
+    checks.non_negative(power, "target_power")
+    lam, power, count = one_precision(lam, power, count)
+    return _learning_curve(lam, power, count, *_numbers(lam.dtype, n=n, ridge=ridge, noise=noise))
 
 
 @jax.jit
@@ -71,13 +68,17 @@ def _learning_curve(lam, power, count, n, ridge, noise):
     def one(n, ridge, noise):
         z = _effective_ridge(lam, count, n, ridge)
         shrinkage = z / jnp.where(z > 0, n * lam + z, 1)  # what is not learned of each mode
-        learned = n * lam / jnp.where(lam > 0, n * lam + z, 1)
         is_zero = (z == 0) & (lam == 0)
         bias = (power * jnp.where(is_zero, 1, shrinkage) ** 2).sum()
-        gamma = (count * learned**2).sum() / jnp.where(n > 0, n, 1)
+        gamma = (count * _learned(lam, n, z) ** 2).sum() / jnp.where(n > 0, n, 1)
         return (bias + noise * gamma) / (1 - gamma)
 
     return jnp.vectorize(one)(n, ridge, noise)
+
+
+def _learned(lam, n, z):
+    """What n examples teach of each mode."""
+    return n * lam / jnp.where(lam > 0, n * lam + z, 1)
 
 
 def _modes(eigenvalues, multiplicity):
@@ -88,6 +89,15 @@ def _modes(eigenvalues, multiplicity):
     for value, name in ((lam, "eigenvalues"), (count, "multiplicity")):
         checks.non_negative(value, name)
     return lam, count
+
+
+def _numbers(dtype, **values):
+    """Numbers or arrays from zero upwards that broadcast against each other, checked, in this precision."""
+    for name, value in values.items():
+        checks.many_numbers(value, name, low=0.0)
+    values = {name: jnp.asarray(value).astype(dtype) for name, value in values.items()}
+    checks.broadcasting(**values)
+    return values.values()
 
 
 def _effective_ridge(lam, count, n, ridge):
@@ -130,19 +140,15 @@ def random_features_error(
     """
     if not isinstance(activation, Activation):
         raise TypeError(f"Expected an activation such as Relu(), got {activation!r}.")
-    numbers = {
-        "features_per_dimension": features_per_dimension,
-        "examples_per_dimension": examples_per_dimension,
-        "ridge": ridge,
-        "noise": noise,
-        "linear_power": linear_power,
-        "nonlinear_power": nonlinear_power,
-    }
-    for name, value in numbers.items():
-        checks.many_numbers(value, name, low=0.0)
-    checks.broadcasting(**numbers)
-    dtype = jnp.result_type(float)
-    psi_1, psi_2, *rest = (jnp.asarray(value).astype(dtype) for value in numbers.values())
+    psi_1, psi_2, *rest = _numbers(
+        jnp.result_type(float),
+        features_per_dimension=features_per_dimension,
+        examples_per_dimension=examples_per_dimension,
+        ridge=ridge,
+        noise=noise,
+        linear_power=linear_power,
+        nonlinear_power=nonlinear_power,
+    )
     return _random_features_error(activation, *jnp.broadcast_arrays(psi_1, psi_2), *rest)
 
 
@@ -244,14 +250,6 @@ def learnability(
 
     Simon et al. 2021.
     """
-    lam, count = _modes(eigenvalues, multiplicity)
-    for value, name in ((n, "n"), (ridge, "ridge")):
-        checks.many_numbers(value, name, low=0.0)
-    checks.broadcasting(n=n, ridge=ridge)
-    n, ridge, count = (jnp.asarray(a).astype(lam.dtype) for a in (n, ridge, count))
-
-    def one(n, ridge):
-        z = _effective_ridge(lam, count, n, ridge)
-        return lam * n / jnp.where(lam > 0, lam * n + z, 1)
-
-    return jnp.vectorize(one, signature="(),()->(m)")(n, ridge)
+    lam, count = one_precision(*_modes(eigenvalues, multiplicity))
+    share = lambda n, ridge: _learned(lam, n, _effective_ridge(lam, count, n, ridge))
+    return jnp.vectorize(share, signature="(),()->(m)")(*_numbers(lam.dtype, n=n, ridge=ridge))

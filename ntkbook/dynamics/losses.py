@@ -14,22 +14,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from .. import checks
+from ..finite.history import LOSSES
 from ..pytrees import pytree, static
+from .modes import refuse_indefinite, unit_of
 from .protocol import Training, rate_of, tolerance_of, train_kernel
-from .spectrum import refuse_indefinite, unit_of
-
-
-def squared(outputs: Array, targets: Array) -> Array:
-    """1/2 sum (f - y)^2, over examples and outputs."""
-    return jnp.square(outputs - targets).sum() / 2
-
-
-def cross_entropy(outputs: Array, targets: Array) -> Array:
-    """-sum over examples of y . log softmax(f), with y one-hot or probabilities, (n, o)."""
-    return -(targets * jax.nn.log_softmax(outputs, axis=-1)).sum()
-
-
-LOSSES = {"squared": squared, "cross_entropy": cross_entropy}
 
 
 @pytree

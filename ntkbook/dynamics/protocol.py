@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from .. import checks
-from .spectrum import eigenvalues_of
+from .modes import eigenvalues_of, one_precision
 
 
 class Training:
@@ -180,8 +180,8 @@ def train_kernel(k: Any, y: Any) -> tuple[Array, Array, bool]:
         raise ValueError(f"Expected y_train with {k.shape[0]} entries for the full kernel, got shape {y.shape}.")
     if not is_full:
         checks.same_length(k.shape[0], y, "y_train")
-    dtype = jnp.promote_types(k.dtype, y.dtype)
-    return k.astype(dtype), y.astype(dtype), is_full
+    k, y = one_precision(k, y)
+    return k, y, is_full
 
 
 def kernel_at(k: Any, y: Array, is_full: bool = False) -> Array:

@@ -7,66 +7,14 @@ and knows no networks. Notebooks 05 and 07 use it.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from .. import checks
-from ..checks import warn
 from ..numerics import reciprocal
 from ..pytrees import pytree
-
-
-def rank_tolerance(largest: Array, n: int) -> Array:
-    """Eigenvalues up to here are rounding: max(n, 20) * eps * lambda_max, as in numpy's `matrix_rank`."""
-    return max(n, 20) * float(jnp.finfo(largest.dtype).eps) * largest
-
-
-def eigenmodes(k: Float[Array, "n n"], size: Any = None) -> tuple[Float[Array, "n"], Float[Array, "n n"]]:
-    """(lambda, Q) with K = Q diag(lambda) Q^T, largest first; what is rounding, negative or not, is exactly 0.
-
-    All eigenvalues are NaN if one of them is more negative than rounding can make it, which is sqrt(eps) of `size`, by
-    default of the largest: a kink of an activation turns an error e of an angle into sqrt(e).
-    """
-    eigenvalues, modes = jnp.linalg.eigh((k + k.T) / 2, symmetrize_input=False)
-    return _without_rounding(eigenvalues[::-1], size), modes[:, ::-1]
-
-
-def _without_rounding(eigenvalues, size=None):
-    size = jnp.abs(eigenvalues).max() if size is None else size
-    is_rounding = eigenvalues <= rank_tolerance(eigenvalues[0], len(eigenvalues))
-    is_indefinite = eigenvalues[-1] < -(float(jnp.finfo(eigenvalues.dtype).eps) ** 0.5) * size
-    return jnp.where(is_indefinite, jnp.nan, jnp.where(is_rounding, 0, eigenvalues))
-
-
-def refuse_indefinite(eigenvalues: Array, name: str) -> None:
-    """Raises ValueError for the NaN that `eigenmodes` makes of a kernel with negative eigenvalues."""
-    if checks.is_concrete(eigenvalues) and np.isnan(np.asarray(eigenvalues)).any():
-        raise ValueError(
-            f"Expected {name} to be positive semi-definite, as every kernel is, got a negative eigenvalue. "
-            "A difference of kernels, or a matrix of similarities? Training on it would diverge."
-        )
-
-
-def warn_of_rank(rank: int, n: int) -> None:
-    """The one sentence about a kernel of `n` rows that is singular, if it is."""
-    if rank < n:
-        warn(
-            f"The kernel has rank {rank} of {n}: t = inf is the pseudo-inverse limit, and what the targets have "
-            "outside of the kernel's range is never learned. Equal inputs, or a network without biases?"
-        )
-
-
-def unit_of(k: Array) -> Array:
-    """A power of two at the size of the kernel, its largest sum over a row: from 1/2 of lambda_max upwards.
-
-    Dividing by it rounds nothing, and then squares of entries neither overflow nor vanish.
-    """
-    size = jax.lax.stop_gradient(jnp.abs(k).sum(axis=1).max())
-    size = jnp.where(size > 0, size, 1)
-    return size / jnp.frexp(size)[0]
+from .modes import eigenmodes, eigenvalues_of, one_precision, refuse_indefinite, unit_of
 
 
 @pytree
@@ -121,103 +69,10 @@ def spectrum(k: ArrayLike, y: ArrayLike | None = None) -> Spectrum:
     if y is not None:
         y = checks.as_array(y, "y", ndim=(1, 2))
         checks.same_length(k.shape[0], y, "y")
-        dtype = jnp.promote_types(k.dtype, y.dtype)
-        k, y = k.astype(dtype), y.astype(dtype)
-    found = _spectrum(k, y)
-    refuse_indefinite(found.eigenvalues, "k")
-    return found
-
-
-@jax.jit
-def _spectrum(k, y):
+        k, y = one_precision(k, y)
     eigenvalues, modes = eigenmodes(k)
+    refuse_indefinite(eigenvalues, "k")
     return Spectrum(eigenvalues, modes, None if y is None else modes.T @ y)
-
-
-def eigenvalues_of(k: ArrayLike, name: str = "k") -> Float[Array, "n"]:
-    """The eigenvalues alone, largest first, rounding ones 0. Raises as `spectrum`."""
-    eigenvalues = _eigenvalues(checks.as_kernel_matrix(k, name))
-    refuse_indefinite(eigenvalues, name)
-    return eigenvalues
-
-
-@jax.jit
-def _eigenvalues(k):
-    return _without_rounding(jnp.linalg.eigvalsh((k + k.T) / 2, symmetrize_input=False)[::-1])
-
-
-def largest_eigenvalue(k: Float[Array, "n n"]) -> Float[Array, ""]:
-    """The largest eigenvalue of a kernel matrix, without the others. Raises ValueError for an indefinite one."""
-    largest = _largest(k)
-    refuse_indefinite(largest, "k")
-    return largest
-
-
-_DIRECT, _CHUNK, _CHUNKS = 256, 8, 24  # rows up to which all eigenvalues are as fast; steps between looks, looks
-
-
-@jax.custom_jvp
-@jax.jit
-def _largest(k):
-    """By Lanczos, and by all eigenvalues where what it found is not proved to be the largest, or none negative.
-
-    The proofs are Cholesky factors, of K and of lambda - K, shifted by rounding: only positive ones have them. The
-    second is spared where one eigenvalue stands out. One is within the residual r of what was found; as the squares of
-    all are the sum of squares of the entries, c bounds the others, and then it is off by r^2 / (lambda - c) at most.
-    """
-    n, by_all = len(k), lambda: _eigenvalues(k)[0]
-    if n <= _DIRECT:
-        return by_all()
-    unit = unit_of(k)
-    scaled, eye = k / unit, jnp.eye(n, dtype=k.dtype)
-    largest, residual = _lanczos(scaled)
-    tolerance = rank_tolerance(largest, n)
-    others = jnp.sqrt(jnp.maximum(jnp.square(scaled).sum() - jnp.square(largest - residual), 0))
-    stands_out = (others < largest - residual) & (jnp.square(residual) < tolerance * (largest - others))
-    is_positive = lambda m: jnp.isfinite(jax.lax.linalg.cholesky(m, symmetrize_input=False)[-1, -1])
-    by_factor = lambda: is_positive((largest + tolerance) * eye - scaled)
-    is_bound = lambda: jax.lax.cond(stands_out, lambda: True, by_factor)
-    is_psd = is_positive(scaled + float(jnp.finfo(k.dtype).eps) ** 0.5 * eye)
-    return jax.lax.cond(jax.lax.cond(is_psd, is_bound, lambda: False), lambda: largest * unit, by_all)
-
-
-@_largest.defjvp
-def _(primals, tangents):
-    return _largest(*primals), jax.jvp(_eigenvalues, primals, tangents)[1][0]
-
-
-def _lanczos(k):
-    """(largest eigenvalue in a Krylov space that grows until it stands still, residual): Lanczos 1950."""
-    n, steps, eps = len(k), _CHUNK * _CHUNKS, float(jnp.finfo(k.dtype).eps)
-
-    def step(i, carry):
-        basis, next_one, diagonal, beside = carry  # (steps, n) rows of the basis; the tridiagonal K in it
-        basis = basis.at[i].set(next_one)
-        w = k @ next_one
-        diagonal = diagonal.at[i].set(next_one @ w)
-        for _ in range(2):  # orthogonal to all before it, and once more for what cancelled
-            w = w - (basis @ w) @ basis
-        length = jnp.linalg.norm(w)
-        is_new = length > n * eps * jnp.abs(diagonal).max()  # if not, the space is whole: nothing follows
-        next_one = jnp.where(is_new, w / jnp.where(is_new, length, 1), 0)
-        return basis, next_one, diagonal, beside.at[i].set(jnp.where(is_new, length, 0))
-
-    def chunk(state):
-        i, carry, largest, _ = state
-        carry = jax.lax.fori_loop(i, i + _CHUNK, step, carry)
-        return i + _CHUNK, carry, jnp.linalg.eigvalsh(tridiagonal(carry))[-1], largest
-
-    def tridiagonal(carry):
-        beside = carry[3][:-1]
-        return jnp.diag(carry[2]) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-
-    start = jax.random.normal(jax.random.key(0), (n,), k.dtype)
-    zeros = jnp.zeros(steps, k.dtype)
-    carry = jnp.zeros((steps, n), k.dtype), start / jnp.linalg.norm(start), zeros, zeros
-    goes_on = lambda state: (state[0] < steps) & (state[2] - state[3] > n * eps * state[2] / 10)
-    _, carry, largest, _ = jax.lax.while_loop(goes_on, chunk, chunk((0, carry, zeros[0], zeros[0])))
-    v = jnp.linalg.eigh(tridiagonal(carry))[1][:, -1] @ carry[0]
-    return largest, jnp.linalg.norm(k @ v - largest * v) / jnp.linalg.norm(v)
 
 
 def effective_rank(k: ArrayLike, *, kind: str = "entropy") -> Float[Array, ""]:
@@ -232,8 +87,7 @@ def effective_rank(k: ArrayLike, *, kind: str = "entropy") -> Float[Array, ""]:
         TypeError, ValueError: as `spectrum`; ValueError for a kernel that is zero, which has no shares.
     """
     checks.one_of(kind, "kind", ("entropy", "participation"))
-    eigenvalues = eigenvalues_of(k)
-    _not_zero(eigenvalues[0], "k")
+    eigenvalues = _not_all_zero(k)
     p = eigenvalues / eigenvalues.sum()
     if kind == "participation":
         return 1 / jnp.square(p).sum()
@@ -249,9 +103,14 @@ def condition_number(k: ArrayLike) -> Float[Array, ""]:
     Raises:
         TypeError, ValueError: as `spectrum`; ValueError for a kernel that is zero.
     """
+    eigenvalues = _not_all_zero(k)
+    return eigenvalues[0] / eigenvalues[-1]
+
+
+def _not_all_zero(k):
     eigenvalues = eigenvalues_of(k)
     _not_zero(eigenvalues[0], "k")
-    return eigenvalues[0] / eigenvalues[-1]
+    return eigenvalues
 
 
 @pytree
@@ -306,16 +165,11 @@ def kernel_pca(k: ArrayLike, n_components: int = 2, *, centered: bool = True) ->
     n = k.shape[0]
     if n_components > n:
         raise ValueError(f"Expected at most {n} components for {n} points, got n_components={n_components}.")
-    eigenvalues, modes = _eigenmodes(center(k) if centered else k, k)
+    eigenvalues, modes = eigenmodes(center(k) if centered else k, jnp.abs(k).sum(axis=1).max())
     refuse_indefinite(eigenvalues, "k")
     functions = modes[:, :n_components] * n**0.5
     peaks = jnp.take_along_axis(functions, jnp.abs(functions).argmax(axis=0)[None], axis=0)
     return KernelPCA(eigenvalues[:n_components] / n, functions * jnp.sign(peaks), k, centered)
-
-
-@jax.jit
-def _eigenmodes(k, original):
-    return eigenmodes(k, jnp.abs(original).sum(axis=1).max())
 
 
 def center(k: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -336,11 +190,9 @@ def alignment(k1: ArrayLike, k2: ArrayLike, *, centered: bool = True) -> Float[A
 
     Cortes et al. 2012; Kornblith et al. 2019.
     """
-    k1, k2 = _two_kernels(k1, k2)
     checks.one_of(centered, "centered", (True, False))
-    if centered:
-        k1, k2 = _centered(k1, "k1"), _centered(k2, "k2")
-    return (_normalized(k1, "k1") * _normalized(k2, "k2")).sum()
+    u, v = _directions(k1, k2, centered)
+    return (u * v).sum()
 
 
 def label_alignment(k: ArrayLike, y: ArrayLike, *, centered: bool = False) -> Float[Array, ""]:
@@ -366,31 +218,28 @@ def kernel_distance(k1: ArrayLike, k2: ArrayLike) -> Float[Array, ""]:
     >>> print(f"{kernel_distance(jnp.eye(2), jnp.ones((2, 2))):.3f}")
     0.293
     """
-    k1, k2 = _two_kernels(k1, k2)
-    return jnp.square(_normalized(k1, "k1") - _normalized(k2, "k2")).sum() / 2
+    u, v = _directions(k1, k2, False)
+    return jnp.square(u - v).sum() / 2
 
 
-def _two_kernels(k1, k2):
-    """Both checked, in one precision, and in units in which squares neither overflow nor vanish."""
+def _directions(k1, k2, centered):
+    """Both checked, in one precision, centred if asked, and with norm 1."""
     k1, k2 = checks.as_kernel_matrix(k1, "k1"), checks.as_kernel_matrix(k2, "k2")
     if k1.shape != k2.shape:
         raise ValueError(f"Expected two kernels on the same points, got shapes {k1.shape} and {k2.shape}.")
-    dtype = jnp.promote_types(k1.dtype, k2.dtype)
-    return k1.astype(dtype) / unit_of(k1).astype(dtype), k2.astype(dtype) / unit_of(k2).astype(dtype)
+    return [_direction(k, name, centered) for k, name in zip(one_precision(k1, k2), ("k1", "k2"))]
 
 
-def _normalized(k, name):
+def _direction(k, name, centered):
+    k = k / unit_of(k)  # squares neither overflow nor vanish
     norm = jnp.linalg.norm(k)
+    if centered:
+        rounding, k = k.shape[0] * float(jnp.finfo(k.dtype).eps) * norm, center(k)
+        norm = jnp.linalg.norm(k)
+        if checks.is_concrete(norm) and float(norm) <= float(rounding):
+            raise ValueError(f"Expected {name} to differ between points, got one that is zero after centring.")
     _not_zero(norm, name)
     return k / norm
-
-
-def _centered(k, name):
-    rounding = k.shape[0] * float(jnp.finfo(k.dtype).eps) * jnp.linalg.norm(k)
-    k = center(k)
-    if checks.is_concrete(k) and float(jnp.linalg.norm(k)) <= float(rounding):
-        raise ValueError(f"Expected {name} to differ between points, got one that is zero after centring.")
-    return k
 
 
 def _not_zero(size, name):

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from .. import checks
-from ..dynamics import ensemble, gradient, losses
+from ..dynamics import ensemble, extremes, gradient, losses
 from .kernels import named, refuse, relaxed, words_of
 
 
@@ -298,4 +298,4 @@ def max_learning_rate(ntk_train_train, y_train_size=None, momentum=0.0, eps=1e-1
     """Where steps on half the mean of squares stop converging; `y_train_size`, y.size, is by default the rows of k."""
     k = _Axes((), ()).kernel(ntk_train_train)
     size = len(k) if y_train_size is None else y_train_size
-    return size * gradient.max_learning_rate(_symmetric(k), momentum=momentum)
+    return size * extremes.max_learning_rate(_symmetric(k), momentum=momentum)
