@@ -25,6 +25,18 @@ install_import_hook("ntkbook", "beartype.beartype")
 gc.set_threshold(50_000, 20, 100)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `slow_after_first`, all cases but the first are slow."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("slow_after_first"):
+            test = (item.path, item.originalname)
+            if test in seen:
+                item.add_marker("slow")
+            seen.add(test)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -80,6 +80,7 @@ def test_kernel_is_the_loop_over_positions(row):
     assert relative(computed - expected, expected).max() < 1e-10
 
 
+@pytest.mark.slow_after_first
 def test_kernel_of_points_with_themselves_is_exact(row):
     x = row.inputs(N)
     expected = expected_kernels(row, x[:2], x[:2])
@@ -87,6 +88,7 @@ def test_kernel_of_points_with_themselves_is_exact(row):
     assert relative(computed - expected, expected).max() < 1e-12
 
 
+@pytest.mark.slow_after_first
 def test_symmetry_permutation_and_transpose(row):
     x = row.inputs(N)
     net = arrays(row.network(8, 4))
@@ -105,6 +107,7 @@ def test_symmetry_permutation_and_transpose(row):
             assert np.linalg.eigvalsh(matrix).min() > -1e-13 * np.trace(matrix)
 
 
+@pytest.mark.slow_after_first
 def test_float32_follows_float64(row):
     x = row.inputs(N)
     net = row.network(8, 4)
@@ -153,6 +156,7 @@ BIASES = {"b_std", "position_std"}
 WEIGHTS = {"W_std", "W_query_std", "W_key_std", "W_value_std", "W_out_std"}
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("zeros", [set(), BIASES, WEIGHTS, BIASES | WEIGHTS], ids=["all", "no b", "no W", "nothing"])
 def test_values_and_gradients_are_finite_at_special_inputs(row, zeros):
     """Zero, equal, opposite and parallel inputs; a network without biases, without weights, without both."""

@@ -209,6 +209,7 @@ def test_phi_is_its_definition(row):
     np.testing.assert_allclose(row.act.phi(jnp.asarray(x)), row.phi(x), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow_after_first
 @every_activation
 def test_dual_is_the_gaussian_average(row):
     points = [point for point in POINTS if max(point) <= row.q_max]
@@ -218,6 +219,7 @@ def test_dual_is_the_gaussian_average(row):
         assert (error <= bound + 1e-300).all(), f"{point}: error {error}, allowed {bound}"
 
 
+@pytest.mark.slow_after_first
 @every_activation
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_variance_is_the_gaussian_average(row, dtype):
@@ -229,6 +231,7 @@ def test_variance_is_the_gaussian_average(row, dtype):
     np.testing.assert_allclose(computed, [size(row, one) for one in q], rtol=tol, atol=1e-30)
 
 
+@pytest.mark.slow_after_first
 @every_activation
 def test_variance_is_the_dual_of_a_point_with_itself(row):
     T, Tdot, T1, Tdot1 = evaluate(row.act, [(q, q, q) for q in (1e-8, 0.3, 1.0, 4.0)])
@@ -288,6 +291,7 @@ SPECIAL = {
 }
 
 
+@pytest.mark.slow_after_first
 @every_activation
 def test_values_and_gradients_are_finite_at_special_points(row):
     points = list(SPECIAL.values())
@@ -315,6 +319,7 @@ def test_dual_is_symmetric_and_bounded(row):
     assert (np.abs(one[:2]) <= bound * (1 + 1e-9)).all()  # Cauchy-Schwarz
 
 
+@pytest.mark.slow_after_first
 @every_activation
 def test_float32_follows_float64(row):
     points = np.array([point for point in POINTS if max(point) <= min(row.q_max, row.q_max32, 9.0)], np.float32)

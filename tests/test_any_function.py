@@ -86,6 +86,7 @@ def changing():
 box2 = {"c": 1.0}
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("f, change", [pytest.param(f, change, id=name) for name, f, change in changing()])
 def test_values_are_those_of_the_moment(f, change):
     x, y, v = jnp.abs(X), jnp.zeros((3, 1)), jnp.ones((3, 1))
@@ -196,6 +197,7 @@ def test_a_last_layer_of_zeros_hides_nothing():
 # Precision of the parameters, and of the compute.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "compute, eps, methods",
     [(jnp.bfloat16, 2**-7, METHODS), (jnp.float16, 2**-10, ("auto",))],
@@ -227,6 +229,7 @@ def test_half_precision_inside(compute, eps, methods):
 # Inputs that are not one array of floats.
 
 
+@pytest.mark.slow
 def test_tokens_and_trees_of_inputs():
     tokens, mask = jnp.array([[0, 1, 1], [2, 0, 0]]), jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     table = jnp.array([[1.0], [2.0], [4.0]])
@@ -285,6 +288,7 @@ def test_whole_numbers_in_params_decide_shapes():
 # Shapes and settings of training.
 
 
+@pytest.mark.slow
 def test_outputs_have_the_rank_of_the_targets():
     f = lambda w, x: x @ w
     options = dict(lr=0.01, steps=3, x_test=X[:2], record=("outputs", "linearized"))

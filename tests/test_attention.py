@@ -35,6 +35,7 @@ def pooled(*layers):
     return serial(*layers, GlobalAvgPool(), Dense(1))
 
 
+@pytest.mark.slow
 def test_tokens_have_no_order_without_positions():
     x = sequences(3)
     order = np.array([2, 0, 3, 1])
@@ -60,6 +61,7 @@ def test_the_kernel_does_not_know_the_finite_widths():
     np.testing.assert_array_equal(nb.ntk(pooled(SelfAttention(8)), x), nb.ntk(pooled(SelfAttention(16, 2, 3, 5)), x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", ["linear", "sqrt"])
 def test_zeta_may_be_any_activation(scaling):
     x = sequences(3)
@@ -148,6 +150,7 @@ def test_finite_encoding_is_not_trained(key):
     assert not np.asarray(gradient["position"]).any() and np.asarray(gradient["query"]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "are_two, options", [(True, {"position_std": 0.5}), (False, {"scaling": "sqrt", "zeta": "relu"})]
 )

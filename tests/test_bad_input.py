@@ -68,11 +68,13 @@ def raw_errors(f: Any, good: dict[str, Any]) -> list[str]:
 PUBLIC = [name for name in dir(nb) if not name.startswith("_") and callable(getattr(nb, name))]
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_names(name, good):
     assert not raw_errors(getattr(nb, name), good)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sine", "circle", "digits"])
 def test_data(name, good):
     assert not raw_errors(getattr(nb.data, name), good | {"n": 5})
@@ -91,6 +93,7 @@ RESULTS = {
 }
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("name", RESULTS)
 def test_methods_of_results(name, good):
     result = RESULTS[name](good)

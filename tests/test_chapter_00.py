@@ -37,6 +37,7 @@ def library_network(i, width):
     return chapter.network(width), jax.tree.map(jnp.asarray, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width, steps", [(8, 0), (64, 1), (512, 30)])
 def test_the_curves_are_those_of_networks_trained_by_the_library(panel, width, steps):
     times = [int(step) for step in chapter.STEPS if step <= steps]
@@ -49,6 +50,7 @@ def test_the_curves_are_those_of_networks_trained_by_the_library(panel, width, s
     assert np.allclose(curve, history.outputs_test[-1, :, 0], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_law_is_that_of_linear_networks_followed_step_by_step(panel):
     """Tiny Euler steps of f' = -Theta (f - y) on the mean, and on each of many random starts for the spread."""
     x, grid = jnp.asarray(chapter.X_TRAIN)[:, None], jnp.asarray(chapter.GRID)[:, None]

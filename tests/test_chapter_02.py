@@ -41,6 +41,7 @@ def relu(z):
     return np.maximum(z, 0)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("width, depth, phi", [(1, 1, relu), (4, 2, relu), (16, 5, relu), (3, 3, erf)])
 def test_outputs_have_the_law_of_networks_with_all_their_weights(panel, width, depth, phi):
     data = at(panel, width=2 ** int(np.log2(width)), depth=depth, angle=60, is_erf=phi is erf)

@@ -19,12 +19,14 @@ def at(panel, **values):
     return panel.data()
 
 
+@pytest.mark.slow
 def test_the_thick_curve_is_jacots():
     data = PANELS["circle_kernel"]().data()
     assert data["theory"][[64, 80, 96, 112, 128]] == pytest.approx([0.2825, 0.1700, 0.0927, 0.0660, 0.0644], abs=1e-4)
     assert data["networks"].shape == (4, 65)
 
 
+@pytest.mark.slow
 def test_networks_gather_on_the_curve():
     panel = PANELS["circle_kernel"]()
     gap = {width: float(at(panel, width=width)["gap"]) for width in (16, 64, 512)}
@@ -68,6 +70,7 @@ def test_the_mission_is_met_by_one_width_only():
     assert mission.done
 
 
+@pytest.mark.slow
 def test_the_digits_panel_shows_networks_of_the_library():
     data = at(PANELS["digits_kernel"](), width=32, draw=3)
     params = draw(0, 64, chapter.DIGIT_WIDTHS[-1], 2, chapter.DRAWS)

@@ -30,6 +30,7 @@ def network(width, relu):
     return net, ((p["W_in"][:, :width], p["b_in"][:width]), (), (p["W_out"][:width, None], p["b_out"][None]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width, relu, rate", [(16, 0, 0.5), (64, 1, 1.5)])
 def test_both_curves_are_those_of_the_library(panel, width, relu, rate):
     data = at(panel, t=23, width=width, relu=relu, rate=rate)

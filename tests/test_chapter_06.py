@@ -74,6 +74,7 @@ def test_the_curves_are_those_of_the_librarys_networks_in_training(panel):
     assert np.allclose(data["networks_all"][1], data["one_all"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_the_two_pictures_can_be_dragged(panel):
     """What is a formula follows at once; the networks on the left come at rest, trained on what is there then."""
@@ -114,6 +115,7 @@ def test_the_two_pictures_can_be_dragged(panel):
     panel.reset()
 
 
+@pytest.mark.slow
 def test_the_last_layer_follows_its_own_kernel(panel):
     """Random features: gradient flow of a model that is linear in its last layer, from its own start."""
     net, params = library_network(0, 64)
@@ -128,6 +130,7 @@ def test_the_last_layer_follows_its_own_kernel(panel):
     assert np.allclose(at(panel, width=64, t=t, network=1)["one_last_layer"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_line_runs_from_a_one_to_a_zero_as_its_axis_says(panel):
     _, _, line = chapter.pictures()
     _, wanted, _, _ = (np.asarray(part) for part in digits(16, 10, classes=(0, 1), targets="one_hot"))
@@ -139,6 +142,7 @@ def test_the_line_runs_from_a_one_to_a_zero_as_its_axis_says(panel):
     assert "a · zero + (1 − a) · one" in axis
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["all", "last_layer"])
 def test_the_laws_are_the_formulas(panel, way):
     x, y, line = (jnp.asarray(a) for a in chapter.pictures())
@@ -160,6 +164,7 @@ def test_the_laws_are_the_formulas(panel, way):
     assert np.allclose(data[f"edges_{way}"][:, ::8], [mean[::8] - 2 * sd, mean[::8] + 2 * sd], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_dotted_curve_is_one_start_pulled_to_the_targets(panel):
     x, y, line = (jnp.asarray(a) for a in chapter.pictures())
     k = np.asarray(nb.ntk(chapter.network(), jnp.concatenate([x, line]))) / len(x)
@@ -172,6 +177,7 @@ def test_the_dotted_curve_is_one_start_pulled_to_the_targets(panel):
     assert float(data["off_all"]) == pytest.approx(np.sqrt(np.mean((data["one_all"] - data["own_all"]) ** 2)))
 
 
+@pytest.mark.slow
 def test_at_the_start_nothing_is_learnt_and_at_the_end_both_pictures_are(panel):
     start = at(panel, t=0.0)
     assert np.allclose(start["mean_all"], 0) and np.allclose(
@@ -184,6 +190,7 @@ def test_at_the_start_nothing_is_learnt_and_at_the_end_both_pictures_are(panel):
     assert end["sd_all"][zero_and_one].max() < 0.01 < end["sd_all"].max()
 
 
+@pytest.mark.slow
 def test_the_panel_is_finite_everywhere(panel):
     for width in chapter.WIDTHS:
         for t in chapter.TIMES[[0, 1, -1]]:
@@ -192,6 +199,7 @@ def test_the_panel_is_finite_everywhere(panel):
                 assert not panel.failed
 
 
+@pytest.mark.slow
 def test_the_mission_is_met_at_one_stop(panel):
     panel.reset()
     mission = chapter_06.mission(panel)

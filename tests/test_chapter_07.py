@@ -49,6 +49,7 @@ def kernels():
     return k[:100, :100], k[100:, :100]
 
 
+@pytest.mark.slow
 def test_components_are_stretched_by_the_kernel(kernels):
     eigenvalues, functions, new = chapter.components()
     k, k_new = kernels
@@ -87,6 +88,7 @@ def test_a_path_is_that_of_gradient_descent_in_small_steps(straight, width, i):
     )
 
 
+@pytest.mark.slow
 def test_the_rate_is_the_kernel_along_the_function():
     functions = chapter.components()[1].astype(np.float32)
     x = chapter._pictures()[0].astype(np.float32)
@@ -105,6 +107,7 @@ def test_the_rate_is_the_kernel_along_the_function():
     assert rate == pytest.approx(functions[:, 1] @ theta @ functions[:, 1] / 100**2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_wide_networks_keep_to_the_line_and_near_targets_leave_the_kernel_alone(straight):
     worst = {width: float(at(straight, width=width)["worst"]) for width in (32, 256)}
     assert worst[256] < 0.6 * worst[32]
@@ -112,6 +115,7 @@ def test_wide_networks_keep_to_the_line_and_near_targets_leave_the_kernel_alone(
     assert growth[0.1] < 1.3 < 2 < growth[1.0]
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_those_of_a_slow_loop(noisy, kernels):
     data = at(noisy, t=100, share=0.3)
     _, y, _, y_new = chapter._pictures()
@@ -126,12 +130,14 @@ def test_wrong_labels_are_those_of_a_slow_loop(noisy, kernels):
     assert np.isclose(data["noise"], 4 * 0.3 * 0.7 / 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.45])
 def test_the_ends_are_finite(noisy, share):
     for t in (1.0, 1e5):
         assert all(np.isfinite(array).all() for array in at(noisy, t=t, share=share).values())
 
 
+@pytest.mark.slow
 def test_missions_are_met_where_the_solutions_say(straight, noisy):
     straight.reset()
     noisy.reset()

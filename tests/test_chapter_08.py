@@ -35,6 +35,7 @@ def network(width):
     return net, ((p["W_in"][:, :width], p["b_in"][:width]), (), (p["W_out"][:width, None], p["b_out"][None]))
 
 
+@pytest.mark.slow
 def test_the_curves_are_those_of_the_library(panel):
     data = at(panel, t=16, width=32, cross_entropy=1, momentum=0.9)
     net, params = network(32)
@@ -47,6 +48,7 @@ def test_the_curves_are_those_of_the_library(panel):
     assert np.allclose(data["curves"][1], history.linearized_outputs_test[-1, :, 0], atol=2e-2)
 
 
+@pytest.mark.slow
 def test_infinite_width_without_momentum_is_a_flow(panel):
     """Small steps of the squared loss against the closed form for the same number of steps."""
     data = at(panel, t=64, width=16, cross_entropy=0)
@@ -75,6 +77,7 @@ def test_squared_loss_comes_to_rest_and_cross_entropy_does_not(panel):
     assert distances[1][last] > 1.5 * distances[1][before]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cross_entropy", [0, 1])
 def test_the_panel_is_finite_at_the_ends(panel, cross_entropy):
     for width in (chapter.NARROWEST, chapter.WIDEST):
@@ -108,6 +111,7 @@ def test_heavy_ball_in_its_other_form_is_right_too():
     assert chapter_08.check_heavy_ball(two_term)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "check, wrong, word",
     [

@@ -64,6 +64,7 @@ def test_mu_p_divides_the_output_by_the_root_and_multiplies_rates_by_the_width()
     assert chapter.coordinates(3, chapter.BASE) == chapter.coordinates(0, 100)
 
 
+@pytest.mark.slow
 def test_the_best_rate_runs_away_in_naive_standard_only(panel):
     for rule, moves in enumerate((False, True, False, False)):
         panel.reset()
@@ -73,6 +74,7 @@ def test_the_best_rate_runs_away_in_naive_standard_only(panel):
         assert moves or best.max() / best.min() < 6
 
 
+@pytest.mark.slow
 def test_the_unit_of_rates_is_the_largest_eigenvalue():
     """At the base width twice the unit is the edge of stability: below it every rule learns, far above it none."""
     ends = chapter.table()[:, chapter.WIDTHS.index(chapter.BASE), :, -1]

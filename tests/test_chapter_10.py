@@ -41,6 +41,7 @@ def erf_path(W_std, b_std, q, c, layers):
     return np.array(found).T
 
 
+@pytest.mark.slow
 def test_the_theory_is_a_loop_over_layers(panel):
     W, b, c = 1.4, 0.3, -0.3
     q1 = W**2 + b**2
@@ -51,6 +52,7 @@ def test_the_theory_is_a_loop_over_layers(panel):
     np.testing.assert_allclose(data["gradient"], [logs[i:-1].sum() for i in range(100)], atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [50, 500])
 def test_the_network_is_a_loop_over_matrices(panel, width):
     """A real network: forward by its matrices, backward by the product of its Jacobians."""
@@ -71,6 +73,7 @@ def test_the_network_is_a_loop_over_matrices(panel, width):
     np.testing.assert_allclose(data["gradient_network"], sizes[::-1], atol=2e-2)
 
 
+@pytest.mark.slow
 def test_a_relu_network_that_outgrows_its_numbers_keeps_its_correlation(panel):
     """Without biases the scale of the weights does not matter for angles; at W_std = 3 the size grows by 4.5^100."""
     large = at(panel, kind=2, W_std=3.0, b_std=0.0)
@@ -81,6 +84,7 @@ def test_a_relu_network_that_outgrows_its_numbers_keeps_its_correlation(panel):
     np.testing.assert_allclose(edge["gradient"][0], 99 * np.log10(1.5**2 / 2), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_that_fades_away_keeps_its_correlation(panel):
     """Far below 1 erf is a straight line, which keeps angles: without biases the order of erf is one of size only."""
     data = at(panel, W_std=0.5, b_std=0.0, c_in=0.5)
@@ -90,6 +94,7 @@ def test_a_network_that_fades_away_keeps_its_correlation(panel):
     assert abs(steps.mean() - np.log10(0.5**2 * 4 / np.pi)) < 4 * steps.std() / len(steps) ** 0.5
 
 
+@pytest.mark.slow
 def test_the_orange_line_is_the_critical_line(panel):
     for activation in chapter.ACTIVATIONS[:2]:
         inside = np.array([4, 10, 16])
@@ -110,6 +115,7 @@ def test_squared_slopes_are_those_of_finite_differences():
         np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_cobwebs_climb_between_the_map_and_the_diagonal(maps):
     W, b = 1.3, 0.4
     data = at(maps, W_std=W, b_std=b, q=2.0, c=-0.5)
@@ -127,6 +133,7 @@ def test_cobwebs_climb_between_the_map_and_the_diagonal(maps):
     )
 
 
+@pytest.mark.slow
 def test_the_mission_is_met_at_the_edge_only(panel):
     panel.reset()
     mission = chapter_10.mission(panel)

@@ -27,6 +27,7 @@ def at(panel, **values):
     return panel.data()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [0, 1])
 def test_the_infinite_network_is_that_of_the_library(panel, bias):
     net = nb.serial(nb.Dense(1, 2**0.5, float(bias)), nb.Relu(), nb.Dense(1, 2**0.5))
@@ -38,6 +39,7 @@ def test_the_infinite_network_is_that_of_the_library(panel, bias):
     assert np.allclose(data["share_network"], basis @ data["network"] / 32 / chapter.AMPLITUDE, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_network_is_that_of_the_library(panel):
     net = nb.serial(nb.Dense(16, 2**0.5, 1.0), nb.Relu(), nb.Dense(1, 2**0.5))
     p = {name: jnp.asarray(np.asarray(array, dtype=float)) for name, array in chapter._network().items()}
@@ -59,6 +61,7 @@ def test_the_network_is_that_of_the_library(panel):
     assert np.allclose(at(panel, t=24, width=16)["network"], expected[:, 0], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_odd_frequencies_need_biases(panel):
     without = at(panel, t=1024, width=512, bias=0)
     assert np.abs(without["share_network"][[2, 4]]).max() < 0.02 < 0.9 < without["share_network"][3]
@@ -87,6 +90,7 @@ def test_the_cosine_of_the_features_is_the_mean_over_random_ones():
     assert abs(draws.mean() - cosine) < 4 * draws.std() / 200
 
 
+@pytest.mark.slow
 def test_the_picture_is_learnt_as_by_a_dense_solver(image):
     data = at(image, bandwidth=1, time=10)
     inside = chapter.IS_TRAIN
@@ -97,11 +101,13 @@ def test_the_picture_is_learnt_as_by_a_dense_solver(image):
     assert np.allclose(data["picture"].ravel(), np.clip(f, -1, 1), atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_best_bandwidth_lies_inside(image):
     test = at(image, time=1e3)["test"]
     assert 0 < test.argmax() < len(test) - 1 and test.max() > test[-1] + 5
 
 
+@pytest.mark.slow
 def test_the_mission_is_met_by_one_step_only(panel):
     panel.reset()
     mission = chapter_11.mission(panel)

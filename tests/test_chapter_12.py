@@ -24,6 +24,7 @@ def at(panel, **values):
     return panel.data()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [4.0**-2, 4.0**2])
 def test_a_run_is_gradient_descent_on_the_scaled_output(panel, alpha):
     """In the coordinates of the text, not the panel's: alpha h, the loss over alpha^2, and autodiff."""

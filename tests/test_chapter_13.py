@@ -56,6 +56,7 @@ def test_the_dots_lie_on_the_curve_off_the_peak(panel):
         assert off[chapter.SIMULATED < 3].max() < 0.1  # beyond, 50 dimensions are too few
 
 
+@pytest.mark.slow
 def test_the_peak_and_the_ridge_that_removes_it(panel):
     peaked, calm = (at(panel, ridge=ridge)["error"] for ridge in (chapter.RIDGES[0], chapter.RIDGES[-3]))
     at_one = int((chapter.RATIOS == 1).argmax())
@@ -76,6 +77,7 @@ def test_the_spectrum_adds_up_to_the_kernel():
         assert np.allclose(of, [chapter.legendre(degree, 0.3), 1])
 
 
+@pytest.mark.slow
 def test_degrees_are_learnt_as_the_theory_says(degrees):
     for n in (32.0, 256.0):
         data = at(degrees, n=n, noise=0.3)
@@ -88,6 +90,7 @@ def test_degrees_are_learnt_as_the_theory_says(degrees):
     assert (at(degrees, n=8192)["dots_shares"] < 0).all()  # not measured
 
 
+@pytest.mark.slow
 def test_the_missions_are_met_by_one_place_only():
     fresh = PANELS["double_descent"]()
     mission = chapter_13.mission(fresh)
@@ -110,6 +113,7 @@ def test_the_missions_are_met_by_one_place_only():
     assert mission.done
 
 
+@pytest.mark.slow
 def test_the_questions_send_the_panels_to_their_answers(panel, degrees):
     panel.reset()
     read = lambda ratio: np.interp(np.log(ratio), np.log(chapter.RATIOS), panel.data()["error"])

@@ -48,6 +48,7 @@ def networks():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(4), ids=chapter.NETWORKS)
 def test_the_kernels_are_those_of_the_library_shifted_or_not(i):
     x, _, x_new = chapter.pictures()
@@ -60,6 +61,7 @@ def test_the_kernels_are_those_of_the_library_shifted_or_not(i):
     assert np.allclose(found[1], [*new[i, 3, 5, 2, [0, 2]], itself[i, 3, 5, 2]], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pooling_stays_where_the_others_fall(panel):
     here = at(panel, dx=0, dy=0)
     assert np.allclose(here["here"], 1) and (here["right"] >= 8).all()
@@ -153,6 +155,7 @@ def partial_cross(x1, x2, sharpness):
     return look(sharpness * k) @ k @ look(sharpness * k.T).T
 
 
+@pytest.mark.slow
 def test_the_cell_for_cifar10_runs_where_the_data_are(tmp_path, monkeypatch, capsys):
     """Made-up pictures in the reader's cache: stripes of one direction per class, shifted, with noise.
 

@@ -122,6 +122,7 @@ def test_the_marked_picture_is_the_one_that_counts(panel):
     assert np.allclose(data["shown"][:8, :8].ravel(), chapter.as_grey(x_new[best], x.min(), x.max()))
 
 
+@pytest.mark.slow
 def test_learning_goes_down_the_slope_of_the_loss():
     """Adam's first step moves each pixel by the rate, against the sign of a central difference."""
     x, y, *_ = (jnp.asarray(part[:50]) for part in chapter.many_digits())
@@ -139,6 +140,7 @@ def test_learning_goes_down_the_slope_of_the_loss():
         assert np.isclose(step[c, pixel], -chapter.RATE * np.sign(slope), rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_ten_learnt_pictures_beat_ten_means_and_ten_digits(ten):
     learnt, real = (float(at(ten, start=1, step=step)["here"]) for step in (chapter.KEPT[-1], 0))
     means = float(at(ten, start=2, step=0)["here"])
@@ -146,6 +148,7 @@ def test_ten_learnt_pictures_beat_ten_means_and_ten_digits(ten):
     assert float(at(ten, start=0, step=0)["here"]) < 0.25
 
 
+@pytest.mark.slow
 def test_the_missions_are_met_in_one_place_only():
     fresh = PANELS["who_helps"]()
     mission = chapter_16.mission(fresh)
@@ -219,6 +222,7 @@ def test_answers_as_readers_write_them():
     assert "noise on top" in chapter_16.check_coverage(wrong).feedback
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch, of numpy
 def test_the_stored_numbers_are_those_of_pytorch():
     """The block of the text, on the weights that the chapter's cell trains; and its mean over outputs by hand."""

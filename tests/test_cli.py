@@ -318,6 +318,7 @@ def stop(process):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_programs_are_kept_between_sessions_and_shared(tmp_path, monkeypatch):
     """Two processes at once fill one cache, a third reads it, and a broken entry is computed again."""
     monkeypatch.setenv("NTKBOOK_DATA", str(tmp_path / "cache"))

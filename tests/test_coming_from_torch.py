@@ -79,6 +79,7 @@ def test_each_row_means_what_the_left_side_does(names):
     assert ours.width == layer.out_features
 
 
+@pytest.mark.slow
 def test_the_report_of_a_module_is_that_of_its_gradients(names):
     """Shares of layers by the prefix of their parameters, and the kernel, against gradients one by one."""
     f, params = nb.from_torch(names["model"])

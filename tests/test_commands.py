@@ -26,6 +26,7 @@ def config(tmp_path, monkeypatch):
     return file
 
 
+@pytest.mark.slow
 def test_a_kernel_and_a_solve(config, capsys):
     assert cli.main(["gram", "config.toml", "--dry-run"]) == 0
     told = capsys.readouterr().out

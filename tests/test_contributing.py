@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import ntkbook as nb
 
@@ -32,6 +33,7 @@ def test_the_examples_of_the_page_are_a_network():
     assert (np.abs(gap) < 4 * error).all()
 
 
+@pytest.mark.slow
 def test_the_page_of_the_site_goes_on_from_there():
     names = {}
     for page in (PAGE, LAYER_PAGE):

@@ -58,6 +58,7 @@ def test_a_filter_of_one_pixel_is_a_dense_layer_at_each_position():
     np.testing.assert_allclose(nb.ntk(conv, x[:2], x[2:]), sum(one_by_one) / 6, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_circular_padding_and_global_pooling_do_not_see_shifts():
     """Arora et al. 2019: the pooled kernel is invariant to translations, if the border does not tell where they are."""
     x = images(3, 4, 5, 2)
@@ -75,6 +76,7 @@ def test_circular_padding_and_global_pooling_do_not_see_shifts():
         assert np.abs(nb.ntk(other, shifted, x) / nb.ntk(other, x, x) - 1).max() > 0.01
 
 
+@pytest.mark.slow
 def test_pooling_all_at_once_is_global_pooling():
     x = images(4, 3, 2, 3)
     front = (Conv(8, (2, 2), b_std=0.1), Relu())
@@ -125,6 +127,7 @@ def test_only_what_is_needed_is_carried():
     assert memory(GlobalAvgPool()) < all_pairs < memory(serial(AvgPool((10, 10)), Flatten()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
 @pytest.mark.parametrize("shape", [(5, 6, 3), (1, 3, 2), (3, 4, 2, 2)], ids=str)
 def test_one_offset_at_a_time_gives_what_all_pairs_give(shape, padding):
@@ -143,6 +146,7 @@ def test_one_offset_at_a_time_gives_what_all_pairs_give(shape, padding):
 # Finite layers --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 2)])
 @pytest.mark.parametrize("filter_shape", [(3, 3), (2, 3), (1, 4)])
@@ -190,6 +194,7 @@ def test_finite_convolution_in_standard_parameterization(key):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding, normalize_edges", [("SAME", False), ("SAME", True), ("CIRCULAR", False)])
 @pytest.mark.parametrize("is_sum", [False, True])
 def test_pools_at_the_edges(key, padding, normalize_edges, is_sum):

@@ -85,6 +85,7 @@ def test_near_points_keep_their_distance(act):
             assert got == pytest.approx(float(fraction), abs=4e-16, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [nb.Rbf(1.0), nb.Sin(), nb.Cos()], ids=repr)
 def test_far_from_the_origin(act):
     x = 2020 + np.random.default_rng(0).standard_normal((20, 784))
@@ -97,6 +98,7 @@ def test_far_from_the_origin(act):
         assert np.linalg.eigvalsh(np.asarray(k, float)).min() > -1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [nb.Relu(), nb.Exp(1.0), nb.Polynomial((0.0, 0.0, 0.0, 1.0))], ids=repr)
 def test_overflow_is_said(act):
     x = jnp.full((3, 2), 1e15, jnp.float32) * jnp.arange(1.0, 4)[:, None].astype(jnp.float32)
@@ -135,6 +137,7 @@ def test_sums_of_paths_add_their_kernels():
         nb.ntk(nb.serial(nb.Dense(4), nb.Sum(nb.Identity(), nb.Relu())), x)
 
 
+@pytest.mark.slow
 def test_doors_say_what_to_call():
     net, x = nb.serial(nb.Dense(4), nb.Relu(), nb.Dense(1)), jnp.ones((2, 3))
     with pytest.raises(TypeError, match="net.apply"):

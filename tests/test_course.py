@@ -47,6 +47,7 @@ def released(made):
     return cells
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_solutions_get_all_points_and_stubs_none(path, monkeypatch):
     monkeypatch.setenv("NTKBOOK_TERM", "")
@@ -56,6 +57,7 @@ def test_solutions_get_all_points_and_stubs_none(path, monkeypatch):
     assert "SOLUTION" not in json.dumps(released(made)) and grades(released(made)) == (0, best)
 
 
+@pytest.mark.slow
 def test_cells_are_as_nbgrader_wants_them():
     for path in CHAPTERS:
         cells = assignment(path)["cells"]
@@ -73,6 +75,7 @@ def test_a_helper_that_the_question_names_is_given():
     assert "def relu_dual" in students and "def sin_dual" not in students
 
 
+@pytest.mark.slow
 def test_a_term_has_its_own_numbers_and_mistakes_keep_their_words():
     environment = {**os.environ, "NTKBOOK_TERM": "2027-spring"}
     ask = "from ntkbook.exercises import chapter_01 as c; print(c.ONE_EXAMPLE.cases[0].arguments[0][0, 0])"

@@ -25,25 +25,30 @@ def facts(tmp_path_factory):
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 def test_a_mesh_shares_the_rows_and_changes_no_bit(facts):
     assert facts["mesh"] == ["(('rows', 'more'),)", 8, [6, 48]]
     assert facts["mesh is one device"] and facts["across"]
     assert facts["odd"] == ["()", 8, [45, 45]] and facts["odd gap"] < 1e-5
 
 
+@pytest.mark.slow
 def test_a_store_that_eight_devices_filled(facts):
     assert facts["store"] == [True, True, ["(('rows', 'more'),)", 8, [6, 48]]]
 
 
+@pytest.mark.slow
 def test_a_regression_on_rows_that_eight_devices_hold(facts):
     assert facts["regression"] < 1e-3
 
 
+@pytest.mark.slow
 def test_inputs_that_lie_on_several_devices_are_not_gathered_onto_one(facts):
     assert facts["spread"] == ["('rows',)", 8, [6, 48]] and facts["spread is one device"]
     assert facts["few points"] < 1e-6
 
 
+@pytest.mark.slow
 def test_points_that_meet_their_copies_on_another_device_keep_an_exact_diagonal(facts):
     """A shard of x against all of x: which rows are the same is seen by their distance, not by their place."""
     assert facts["shard_map"] < 1e-6

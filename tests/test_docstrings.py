@@ -31,6 +31,7 @@ def examples(module):
     return doctest.testmod(module, extraglobs=NAMES, optionflags=doctest.ELLIPSIS)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|gpytorch|linear_operator).*")
 def test_the_examples_run():
     names = [found.name for found in pkgutil.walk_packages(nb.__path__, "ntkbook.")]

@@ -13,11 +13,14 @@ from ntkbook.finite.empirical import _empirical_ntk, empirical_nngp, empirical_n
 METHODS = ["jacobian", "vector_product", "layerwise"]
 
 
-def dense_params(key, sizes, dtype=jnp.float64):
-    pairs = zip(jax.random.split(key, len(sizes)), sizes[:-1], sizes[1:])
+def normal(rng, *shape, dtype=np.float64):
+    """Drawn by numpy: `jax.random` takes a program for each shape."""
+    return jnp.asarray(rng.standard_normal(shape), dtype)
+
+
+def dense_params(rng, sizes, dtype=np.float64):
     return [
-        {"W": jax.random.normal(k, (a, b), dtype), "b": jax.random.normal(jax.random.fold_in(k, 1), (b,), dtype)}
-        for k, a, b in pairs
+        {"W": normal(rng, a, b, dtype=dtype), "b": normal(rng, b, dtype=dtype)} for a, b in zip(sizes[:-1], sizes[1:])
     ]
 
 
@@ -27,8 +30,8 @@ def dense(params, x):
     return x @ params[-1]["W"] / x.shape[-1] ** 0.5 + 0.1 * params[-1]["b"]
 
 
-def conv_params(key, dtype=jnp.float64):
-    return {"filter": jax.random.normal(key, (3, 3, 2, 5), dtype), "out": jax.random.normal(key, (5, 3), dtype)}
+def conv_params(rng, dtype=np.float64):
+    return {"filter": normal(rng, 3, 3, 2, 5, dtype=dtype), "out": normal(rng, 5, 3, dtype=dtype)}
 
 
 def conv(params, x):
@@ -37,9 +40,8 @@ def conv(params, x):
     return jnp.tanh(z).mean((1, 2)) @ params["out"]
 
 
-def attention_params(key, dtype=jnp.float64):
-    keys = jax.random.split(key, 5)
-    return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(keys, [(4, 6)] * 2 + [(4, 5), (5, 2), (4,)]))
+def attention_params(rng, dtype=np.float64):
+    return tuple(normal(rng, *shape, dtype=dtype) for shape in [(4, 6)] * 2 + [(4, 5), (5, 2), (4,)])
 
 
 def attention(params, x):
@@ -56,18 +58,18 @@ def residual(params, x):
     return x @ params["out"]
 
 
-def residual_params(key, dtype=jnp.float64):
-    normal = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
-    return {"in": normal(0, 3, 4), "blocks": [normal(1, 4, 4), normal(2, 4, 4)], "out": normal(3, 4, 2)}
+def residual_params(rng, dtype=np.float64):
+    draw = lambda *shape: normal(rng, *shape, dtype=dtype)
+    return {"in": draw(3, 4), "blocks": [draw(4, 4), draw(4, 4)], "out": draw(4, 2)}
 
 
 MODELS = {
-    "dense, one output": (dense, lambda k, d: dense_params(k, (3, 8, 6, 1), d), (3,)),
-    "dense, four outputs": (dense, lambda k, d: dense_params(k, (3, 8, 4), d), (3,)),
+    "dense, one output": (dense, lambda rng, d=np.float64: dense_params(rng, (3, 8, 6, 1), d), (3,)),
+    "dense, four outputs": (dense, lambda rng, d=np.float64: dense_params(rng, (3, 8, 4), d), (3,)),
     "convolution": (conv, conv_params, (4, 5, 2)),
     "residual": (residual, residual_params, (3,)),
     "attention": (attention, attention_params, (3, 4)),
-    "flat output": (lambda p, x: jnp.sin(x @ p["w"]), lambda k, d: {"w": jax.random.normal(k, (3,), d)}, (3,)),
+    "flat output": (lambda p, x: jnp.sin(x @ p["w"]), lambda rng, d=np.float64: {"w": normal(rng, 3, dtype=d)}, (3,)),
 }
 
 
@@ -92,11 +94,12 @@ def loop_kernel(f, params, x1, x2):
 @pytest.fixture(scope="module", params=MODELS)
 def example(request):
     f, make, shape = MODELS[request.param]
-    params = make(jax.random.key(1), jnp.float64)
-    x1, x2 = (jax.random.normal(jax.random.key(i), (n, *shape)) for i, n in ((2, 5), (3, 4)))
+    params = make(np.random.default_rng(1))
+    x1, x2 = (normal(np.random.default_rng(i), n, *shape) for i, n in ((2, 5), (3, 4)))
     return f, params, x1, x2, loop_kernel(f, params, x1, x2)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("method", METHODS)
 def test_kernel_is_the_sum_over_parameters(example, method):
     f, params, x1, x2, expected = example
@@ -108,10 +111,11 @@ def test_kernel_is_the_sum_over_parameters(example, method):
 
 def small_example(name):
     f, make, shape = MODELS[name]
-    x1, x2 = (jax.random.normal(jax.random.key(i), (n, *shape)) for i, n in ((2, 5), (3, 4)))
-    return f, make(jax.random.key(1), jnp.float64), x1, x2
+    x1, x2 = (normal(np.random.default_rng(i), n, *shape) for i, n in ((2, 5), (3, 4)))
+    return f, make(np.random.default_rng(1)), x1, x2
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("outputs, memory", [("mean", 2**29), ("full", 2**29), ("full", 5_000), ("mean", 0)])
 def test_tiles_change_nothing_and_symmetry_is_exact(method, outputs, memory):
@@ -140,6 +144,7 @@ def test_tiles_of_two_sets(memory):
     np.testing.assert_allclose(tiles, whole, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_under_jit_vmap_and_grad(method):
     f, params, x1, x2 = small_example("attention")
@@ -161,15 +166,17 @@ def test_gradient_through_tiles_and_the_symmetric_half():
     np.testing.assert_allclose(tiles, whole, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow_after_first
 def test_vector_product_is_the_kernel_times_a_vector(example):
     f, params, x1, x2, expected = example
-    v = jax.random.normal(jax.random.key(5), (len(x2), expected.shape[-1]))
+    v = normal(np.random.default_rng(5), len(x2), expected.shape[-1])
     product = ntk_vector_product(f, params, x1, x2)(v)
     np.testing.assert_allclose(product, np.einsum("ijab,jb->ia", expected, v), rtol=1e-6, atol=1e-7)
     with pytest.raises(ValueError, match=r"Expected v of the shape"):
         ntk_vector_product(f, params, x1, x2)(v[:-1])
 
 
+@pytest.mark.slow_after_first
 def test_empirical_nngp_is_the_gram_matrix_of_outputs(example):
     f, params, x1, x2, _ = example
     a, b = (np.asarray(f(params, x)).reshape(len(x), -1) for x in (x1, x2))
@@ -177,8 +184,9 @@ def test_empirical_nngp_is_the_gram_matrix_of_outputs(example):
     np.testing.assert_allclose(empirical_nngp(f, params, x1), a @ a.T / a.shape[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_examples_that_see_each_other_are_an_error_and_cancelling_outputs_are_not():
-    params, x = dense_params(jax.random.key(0), (3, 8, 1)), jax.random.normal(jax.random.key(1), (6, 3))
+    params, x = dense_params(np.random.default_rng(0), (3, 8, 1)), normal(np.random.default_rng(1), 6, 3)
     centered = lambda moved, x: dense(moved, x) - dense(params, x)  # zero at the start, up to rounding
     empirical_ntk(centered, params, x)
     doubled = lambda pair, x: dense(pair[0], x) - dense(pair[1], x) * (1 + 1e-15)
@@ -218,7 +226,7 @@ def test_examples_that_see_each_other_are_an_error_and_cancelling_outputs_are_no
     ],
 )
 def test_bad_input_is_told_in_a_sentence(changes, error, sentence):
-    call = dict(f=dense, params=dense_params(jax.random.key(0), (3, 2, 1)), x1=np.ones((2, 3))) | changes
+    call = dict(f=dense, params=dense_params(np.random.default_rng(0), (3, 2, 1)), x1=np.ones((2, 3))) | changes
     with pytest.raises(error, match=sentence):
         empirical_ntk(**call)
 

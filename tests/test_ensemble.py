@@ -36,6 +36,7 @@ def law(net, x, y, x_test, t, train, noise, lr):
     return A @ y, own - A @ cross.T - cross @ A.T + A @ (nngp + noise * np.eye(len(k))) @ A.T
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("train", ["all", "last_layer"])
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_law_is_that_of_dense_linear_algebra(train, noise):
@@ -87,6 +88,7 @@ def test_start_is_the_prior_and_the_end_is_certain_at_the_data():
     assert np.abs(made.predict(jnp.inf, X).covariance).max() < 1e-13  # the same points as test points
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("row", STORED["ensemble"], ids=lambda row: f"{row['get']} t={row['t']} noise={row['noise']}")
 def test_stored_values_of_neural_tangents(row):
     net = nb.serial(*[getattr(nb, name)(**options) for name, options in STORED["network"]])
@@ -122,6 +124,7 @@ def test_stored_flows_of_neural_tangents(row):
     np.testing.assert_allclose(flow.test(t, kx, f0_train, f0_test), row["test"], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("train", ["all", "last_layer"])
 def test_covariances_stay_psd_where_the_naive_formula_does_not(dtype, train):
@@ -146,6 +149,7 @@ def test_covariances_stay_psd_where_the_naive_formula_does_not(dtype, train):
     assert certain < 20 * tolerance and np.abs(np.diag(naive)[:33]).max() > 1000 * certain
 
 
+@pytest.mark.slow
 def test_samples_have_the_law():
     law = ensemble(NET, X, np.stack([Y, -Y], 1)).predict(np.array([0.5, 3.0]), X_TEST)
     samples = law.sample(jax.random.key(0), 4000)
@@ -317,6 +321,7 @@ def test_the_posterior_is_that_of_the_textbook(noise):
     np.testing.assert_allclose(other.covariance, law.covariance, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_products_are_made_once_and_derivatives_in_time_use_them():
     made = ensemble(NET, X, Y, noise=0.1)
     at = made.at(X_TEST)
@@ -329,6 +334,7 @@ def test_products_are_made_once_and_derivatives_in_time_use_them():
     np.testing.assert_allclose(jax.grad(train)(0.5), (train(0.5001) - train(0.4999)) / 2e-4, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_last_points_are_remembered_and_no_others():
     calls = []
 

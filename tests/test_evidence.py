@@ -64,6 +64,7 @@ def drawn():
     return x, RNG.multivariate_normal(np.zeros(40), k + 0.05 * np.eye(40), size=8, method="cholesky").T
 
 
+@pytest.mark.slow
 def test_fit_finds_a_maximum(drawn):
     x, y = drawn
     start = nb.serial(nb.Dense(1, 1.0, 0.3), nb.Erf(), nb.Dense(1, 1.0, 0.3))
@@ -83,6 +84,7 @@ def test_fit_finds_a_maximum(drawn):
     assert all(len(values) == len(found.evidence) for values in found.path.values())
 
 
+@pytest.mark.slow
 def test_fit_by_optax_with_progress_and_a_picture(drawn, capsys):
     import optax
     from matplotlib.figure import Figure
@@ -102,6 +104,7 @@ def test_fit_by_optax_with_progress_and_a_picture(drawn, capsys):
     assert left.get_xlabel() == "step" and len(right.lines) == len(found.path)
 
 
+@pytest.mark.slow
 def test_fit_leaves_alone_what_is_not_to_be_tuned(drawn):
     """A LayerNorm's epsilon, moved freely, goes below zero and makes the evidence NaN; a depth is whole."""
     x, y = drawn

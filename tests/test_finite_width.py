@@ -22,6 +22,7 @@ def network(width, W_std, b_std, *, depth=2, outputs=1, activation=Relu, paramet
     return serial(*layers, dense(outputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss, momentum", [("squared", 0.0), ("squared", 0.9), ("cross_entropy", 0.0)])
 def test_standard_parameterization_with_layerwise_rates_is_the_same_function(loss, momentum):
     # Lee et al. 2019, appendix: rates lr W_std^2/n for weights and lr b_std^2 for offsets, matched starts
@@ -47,6 +48,7 @@ def test_standard_parameterization_with_layerwise_rates_is_the_same_function(los
     assert abs(single.outputs - one.outputs).max() > 0.01  # one rate for all layers is another path
 
 
+@pytest.mark.slow
 def test_mean_and_standard_error_are_those_of_the_single_kernels():
     net = network(6, 1.2, 0.3)
     x1, x2 = jax.random.normal(jax.random.key(0), (3, 4)), jax.random.normal(jax.random.key(1), (2, 4))
@@ -60,6 +62,7 @@ def test_mean_and_standard_error_are_those_of_the_single_kernels():
         np.testing.assert_allclose(found.standard_error, kernels.std(0, ddof=1) / 7**0.5, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_batches_of_attention_networks_are_those_of_single_ones(optimized):
     """A loop over batches inside one program gave kernels a third too small, at this size and not below."""
     net = serial(SelfAttention(64, 8, 64, 64, scaling="sqrt", zeta="relu"), GlobalAvgPool(), Dense(1))
@@ -68,6 +71,7 @@ def test_batches_of_attention_networks_are_those_of_single_ones(optimized):
     np.testing.assert_allclose(large.mean, small.mean, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 3])
 def test_variance_of_the_kernel_over_seeds(depth):
     # With |x|^2 = features, W_std^2 = 2 and no biases each of the L affine layers adds 2 to E Theta, at any width

@@ -245,6 +245,7 @@ def test_inside_jit_vmap_and_grad_first(checking_leaks):
     np.testing.assert_allclose(many, gradient_flow(phi @ phi.T, y).train(jnp.array([0.5, 2.0])), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [gradient_flow, lambda k, y: gradient_descent(k, y, lr=0.2, momentum=0.5)])
 def test_gradient_through_equal_eigenvalues(make):
     """Points on a circle have pairs of equal eigenvalues: the derivative of eigenvectors is infinite, ours is not."""

@@ -24,6 +24,7 @@ def inputs(n, shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(n, *shape)))
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tiles_have_the_numbers_of_the_whole(name):
     """Sizes that no tile divides, and fewer examples than a tile on one side or both."""
@@ -39,6 +40,7 @@ def test_tiles_have_the_numbers_of_the_whole(name):
         np.testing.assert_allclose(nngp, whole.nngp[:n1, :n2], rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("are_near", [False, True])
 def test_many_points_have_the_numbers_of_few(are_near):
     """From 65 points on far ones carry no distances. A copy and a near point need theirs: a jump makes them visible."""

@@ -312,6 +312,7 @@ def test_classification_and_other_machines_take_it():
         np.testing.assert_allclose(np.abs(actual), np.abs(expected), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_images_and_depth_of_a_loop():
     loop = nb.serial(nb.Dense(1, 1.3), nb.Repeat(nb.serial(nb.Erf(), nb.Dense(1, 1.2, 0.1)), 2))
     flat = nb.serial(nb.Dense(1, 1.3), *[nb.Erf(), nb.Dense(1, 1.2, 0.1)] * 2)
@@ -352,6 +353,7 @@ SECTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", [title for title, blocks in SECTIONS.items() if blocks])
 def test_the_page_runs(title, capsys):
     names = {}

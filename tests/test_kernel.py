@@ -39,6 +39,7 @@ GOLDEN = [
 ]
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("act, W_var, b_var, layers, nngp, ntk", GOLDEN)
 def test_golden_recursion(act, W_var, b_var, layers, nngp, ntk):
     x1, x2 = jnp.array([[1, -0.5, 2]]), jnp.array([[0.3, 0.8, 1]])
@@ -72,6 +73,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("dtype, tol", [(np.float32, 1e-6), (np.float64, 1e-12)])
 def test_the_diagonal_is_exact_at_every_depth(name, dtype, tol):
@@ -105,6 +107,7 @@ def test_the_diagonal_survives_irrational_scales_in_float32():
 # Numbers that overflow or vanish elsewhere ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("act", [Relu(), LeakyRelu(0.1), Abs(), Erf(), Gelu(), Sign(), Sin()], ids=repr)
 @pytest.mark.parametrize("W_std", [10.0, 1e-3])
 def test_large_and_small_weights_at_depth_100(act, W_std):
@@ -174,6 +177,7 @@ def test_jit_vmap_and_gradients_over_numbers():
     assert float(jax.grad(loss)(1.3)) == pytest.approx(float(quotient), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [Erf(), Gelu(), nb.Gaussian()], ids=repr)
 def test_derivatives_of_a_kernel_give_the_kernel_of_derivatives(act):
     """d^2 K(x, x') / dx dx' is the covariance of the slopes of a random network: second derivatives are right too."""
@@ -188,6 +192,7 @@ def test_derivatives_of_a_kernel_give_the_kernel_of_derivatives(act):
             np.testing.assert_allclose(exact[:, i], quotient, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_first_call_inside_jit_leaks_no_tracer(checking_leaks):
     """Caches that are filled while tracing would keep a tracer and break the next call."""
     x = jnp.asarray(X)
@@ -205,6 +210,7 @@ def test_precision_follows_the_inputs(one, other):
     assert k.nngp.dtype == k.ntk.dtype == np.promote_types(one, other)
 
 
+@pytest.mark.slow
 def test_without_float64_everything_is_float32():
     """As users have it who never touch JAX's configuration, and with every warning an error."""
     code = """

@@ -15,6 +15,7 @@ K, KX = PHI @ PHI.T, PHI_TEST @ PHI.T
 Y, F0, F0_TEST = RNG.normal(size=(120, 2)), RNG.normal(size=(120, 2)), RNG.normal(size=(5, 2))
 
 
+@pytest.mark.slow
 def test_it_is_the_matrix_exponential():
     times = np.array([0.0, 0.3, 5.0, 80.0])
     flow = krylov_flow(K, Y, lr=0.7, tolerance=1e-10, progress=False)
@@ -77,6 +78,7 @@ def test_gradient_flow_comes_here_by_itself(monkeypatch):
     np.testing.assert_allclose(large.test(4.0, KX), gradient_flow(K, Y, method="eigh").test(4.0, KX), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_float32():
     flow = krylov_flow(K.astype(np.float32), Y.astype(np.float32), progress=False)
     out = flow.test(10.0, KX.astype(np.float32))

@@ -74,6 +74,7 @@ def test_standard_parameterization_has_the_same_nngp_and_a_tangent_kernel_of_wid
     np.testing.assert_allclose(ours.ntk, 10 * 2.25 * gram + 2.25 * 4 * gram, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_repeat_is_the_same_layers_written_out():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
     block = serial(Relu(), Dense(8, 1.4, 0.2))
@@ -119,6 +120,7 @@ def test_residual_refuses_a_branch_that_is_correlated_with_its_input(layers):
         nb.kernel(serial(Dense(8), Residual(*layers), Dense(1)), x)
 
 
+@pytest.mark.slow
 def test_all_parameters_are_independent_draws(key):
     layers = Dense(400, 1.0, 1.0), Relu(), Dense(400, 1.0, 1.0)
     (W1, b1), _, (W2, b2) = jax.vmap(lambda k: serial(*layers).init(k, (1, 3))[1])(jax.random.split(key, 50))

@@ -14,7 +14,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
 def convolution(layout=NHWC, **options):
@@ -87,11 +87,12 @@ def one_by_one(f):
 
 def contracted_jacobians(f, params, x):
     jacobian = jax.jit(jax.jacrev(f))(params, x)  # reverse mode, all at once
-    n_outputs = f(params, x).shape[1]
+    n_outputs = jax.eval_shape(f, params, x).shape[1]
     flat = np.concatenate([np.reshape(leaf, (len(x), n_outputs, -1)) for leaf in jax.tree.leaves(jacobian)], axis=2)
     return np.einsum("iap,jbp->ijab", flat, flat)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("case", CASES)
 def test_kernel_and_the_layers_it_finds(case):
     f, params, x, expected_layers, expected_last = draw(case)
@@ -134,11 +135,14 @@ def test_long_loops_are_left_alone():
     )
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("row", NETWORKS, ids=repr)
 def test_every_network_of_the_library(row):
     net = row.network(4, 2)
     x = jnp.asarray(row.inputs(3))
-    params = net.init(jax.random.key(0), x.shape)[1]
+    drawn = np.random.default_rng(1).standard_normal  # any numbers: to draw them by `init` takes a program per shape
+    params = jax.eval_shape(lambda key: net.init(key, x.shape)[1], jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.asarray(drawn(leaf.shape)), params)
     flat = lambda params, x: net.apply(params, x).reshape(len(x), -1)  # some keep positions to the end
     expected = contracted_jacobians(flat, params, x)
     full = empirical_ntk(net.apply, params, x, x, method="layerwise", outputs="full")

@@ -64,6 +64,7 @@ def test_kernel_regression_on_the_sphere(noise):
     assert abs(np.mean(errors) - theory) < max(4 * np.std(errors) / 30**0.5, 0.1 * theory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge, noise", [(0.0, 0.0), (0.05, 0.3)])
 def test_regression_on_gaussian_features(ridge, noise):
     rng = np.random.default_rng(1)
@@ -81,6 +82,7 @@ def test_regression_on_gaussian_features(ridge, noise):
         assert abs(np.mean(found) - value) < max(4 * np.std(found) / 40**0.5, 0.05 * value)
 
 
+@pytest.mark.slow
 def test_limits_of_the_learning_curve():
     lam, power = np.array([1.0, 0.5, 0.25, 0.0]), np.array([1.0, 2.0, 3.0, 0.5])
     np.testing.assert_allclose(learning_curve(lam, power, 0.0), power.sum())
@@ -135,6 +137,7 @@ def simulated_random_features(psi_1, psi_2, ridge, noise, rng, d=50):
     return np.mean((features(x_test) @ a - x_test @ beta) ** 2)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize(
     "psi_1, ridge, noise", [(1.0, 1e-3, 0.25), (6.0, 1e-3, 0.25), (3.0, 0.1, 0.0), (4.0, 0.1, 0.5)]
 )
@@ -151,6 +154,7 @@ def test_nonlinear_targets_add_what_no_linear_part_explains():
     np.testing.assert_allclose(nonlinear, base + 0.3, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_finite_ntk_peaks_where_parameters_are_as_many_as_examples():
     rng = np.random.default_rng(3)
     n, d = 84, 6

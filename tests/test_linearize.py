@@ -28,6 +28,7 @@ def moved(params_0, direction, s):
     return jax.tree.map(lambda a, b: a + s * b, params_0, direction)
 
 
+@pytest.mark.slow
 def test_linearize_is_value_and_slope_at_the_start(setting):
     params_0, direction, x = setting
     g = linearize(f, params_0)
@@ -81,6 +82,7 @@ def test_a_new_starting_point_compiles_nothing(setting):
     assert _empirical_ntk._cache_size() == compiled > 0
 
 
+@pytest.mark.slow
 def test_expansion_under_jit_vmap_and_grad(setting):
     params_0, direction, x = setting
     p = moved(params_0, direction, 0.3)

@@ -34,6 +34,7 @@ def descend(force, lr, momentum, t, substeps):
     return theta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [None, 0.8])
 def test_cross_entropy_is_small_steps_on_the_parameters(momentum):
     flow = function_flow("cross_entropy", K, Y, lr=0.3, momentum=momentum)
@@ -42,6 +43,7 @@ def test_cross_entropy_is_small_steps_on_the_parameters(momentum):
     np.testing.assert_allclose(flow.test(20.0, KX, F0, F0_TEST), F0_TEST + PHI_TEST @ theta, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_momentum_on_the_squared_loss_is_a_damped_oscillator():
     k, y, b, lr = np.eye(1), np.ones(1), 0.9, 0.05
     root = np.sqrt(lr - 0.05**2)  # f'' = -0.1 f' - lr (f - 1)
@@ -50,6 +52,7 @@ def test_momentum_on_the_squared_loss_is_a_damped_oscillator():
     np.testing.assert_allclose(function_flow("squared", k, y, lr=lr, momentum=b).train(t)[:, 0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_squared_loss_is_the_closed_form(reduction):
     times = jnp.array([5.0, 0.0, 1.0, 5.0, 30.0])  # any order, twice the same
@@ -66,6 +69,7 @@ def test_your_own_loss():
     np.testing.assert_allclose(flow.train(8.0, F0), F0 + PHI @ theta, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_full_kernel():
     J = RNG.normal(size=(6, 3, 30)) / 5
     full = np.einsum("nop,mqp->nmoq", J, J)
@@ -83,6 +87,7 @@ def test_a_finer_tolerance_is_finer():
     assert error[1] < 1e-8 < error[0]
 
 
+@pytest.mark.slow
 def test_jit_and_grad_and_no_recompilation(caplog):
     def f(lr, t):
         return function_flow("cross_entropy", K, Y, lr=lr).train(t).sum(where=jnp.asarray(Y, bool))
@@ -94,6 +99,7 @@ def test_jit_and_grad_and_no_recompilation(caplog):
     assert not [record for record in caplog.records if "compil" in record.message.lower()]
 
 
+@pytest.mark.slow
 def test_float32():
     out = function_flow("cross_entropy", K.astype(np.float32), Y.astype(np.float32)).train(5.0)
     assert out.dtype == jnp.float32

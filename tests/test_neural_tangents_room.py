@@ -193,6 +193,7 @@ def test_training_ends_in_the_targets_without_a_prior():
     np.testing.assert_allclose(law.covariance, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_first_call_inside_jit_leaves_nothing_behind(optimized):
     """What is kept between calls is not what JAX was tracing; and tiles go to the host where nothing is traced."""
     kernel_fn = nt.stax.serial(nt.stax.Dense(4, 1.3, 0.2), nt.stax.Relu(), nt.stax.Dense(1))[2]
@@ -224,6 +225,7 @@ def test_the_names_are_all_there():
         nt.stax.Convolution  # noqa: B018
 
 
+@pytest.mark.slow
 def test_wrong_words_and_trees_are_refused():
     kernel_fn = nt.stax.Dense(3)[2]
     with pytest.raises(ValueError, match="get"):

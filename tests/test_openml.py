@@ -229,6 +229,7 @@ def test_an_interruption_while_writing_leaves_nothing(server, tmp_path, monkeypa
     assert kept(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_several_first_loads_at_once_all_arrive(server, tmp_path):
     code = "from ntkbook import openml; openml.SERVER = {!r}; openml.fetch(openml.Source{!r}, progress=False)"
     code = code.format(openml.SERVER, dataclasses.astuple(SMALL))

@@ -273,6 +273,7 @@ def test_the_page_shows_every_kind_of_model():
     ]
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("title", [title for title, blocks in SECTIONS.items() if blocks])
 def test_the_page_runs(title, capsys):
     names = {}

@@ -446,6 +446,7 @@ def test_listeners_hear_each_move_once():
     assert heard == [3.0, 4.0]
 
 
+@pytest.mark.slow
 def test_a_flood_of_moves_leaves_nothing_behind():
     panel = demo()
     view = panel.view()

@@ -274,6 +274,7 @@ def over(front: np.ndarray, back: np.ndarray) -> np.ndarray:
     return top + below * (1 - shares[0])
 
 
+@pytest.mark.slow
 def test_baked_frames_are_the_pictures_of_the_panel():
     panel = demo()
     baked = panel.bake("width", frames=5)
@@ -289,6 +290,7 @@ def test_baked_frames_are_the_pictures_of_the_panel():
     assert content["readings"][0] == panel.reading
 
 
+@pytest.mark.slow
 def test_two_controls_make_a_grid_in_row_order():
     panel = demo()
     content = content_of(panel.bake("t", "width", frames=8))
@@ -298,6 +300,7 @@ def test_two_controls_make_a_grid_in_row_order():
     assert content["readings"][(len(first) - 1) * len(second)] == panel.reading
 
 
+@pytest.mark.slow
 def test_baking_leaves_the_panel_alone_and_keeps_to_its_budget():
     panel = at(demo(), t=3.0)
     baked = panel.bake("t", frames=3, budget=140_000)
@@ -312,6 +315,7 @@ def test_baking_leaves_the_panel_alone_and_keeps_to_its_budget():
             panel.bake(*names)
 
 
+@pytest.mark.slow
 def test_a_baked_panel_moves_two_controls_and_names_those_that_it_holds():
     panel = at(demo(), width=16)
     baked = panel.bake(frames=4)

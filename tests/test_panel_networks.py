@@ -60,6 +60,7 @@ def masked():
     return {name: made(activation.phi) for name, activation in PHIS.items()}
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("name, width, depth", [("relu", 24, 4), ("relu", 7, 1), ("erf", 16, 3), ("tanh", 5, 2)])
 def test_every_width_and_depth_is_the_network_cut_out(drawn, masked, name, width, depth):
     params, x = drawn

@@ -18,6 +18,7 @@ GOLDEN = [
 ]
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("activation, W2, b2, q, c, chi_1, chi_c, xi_c", GOLDEN)
 def test_golden_values(activation, W2, b2, q, c, chi_1, chi_c, xi_c):
     p = phase(activation, W2**0.5, b2**0.5)
@@ -92,6 +93,7 @@ def test_where_the_variance_has_no_fixed_point():
     assert dark.q_star == 0 and np.isfinite(dark.c_star) and dark.name == "ordered"
 
 
+@pytest.mark.slow
 def test_a_grid_is_its_points_and_any_activation_goes():
     W, b = np.linspace(0.3, 3, 7)[:, None], np.linspace(0, 1.5, 5)
     for activation in (nb.Erf(), nb.Relu(), nb.Sin(), nb.Gelu()):
@@ -102,6 +104,7 @@ def test_a_grid_is_its_points_and_any_activation_goes():
     assert phase(nb.Erf(), 1.5, 0.1).q_star.shape == ()
 
 
+@pytest.mark.slow
 def test_the_series_for_quadratures_is_the_formula():
     """Erf as a function without a dual: the same fixed points as by its formula, near and far from the edge."""
     W, b = np.array([0.8, 1.1, 1.3, 1.8, 2.5])[:, None], np.array([0.05, 0.2, 0.6])
@@ -114,6 +117,7 @@ def test_the_series_for_quadratures_is_the_formula():
         np.testing.assert_allclose([kinked.q_star, kinked.c_star], [q[-1], c[-1]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [nb.Erf(), nb.Tanh(), nb.Relu(), nb.Gelu(), nb.Sin()], ids=repr)
 def test_single_precision_finds_the_same_fixed_points(activation):
     W, b = np.linspace(0.5, 3, 60)[:, None], np.linspace(0, 2, 50)
@@ -124,6 +128,7 @@ def test_single_precision_finds_the_same_fixed_points(activation):
     np.testing.assert_allclose(q[~near_edge], q_64[~near_edge], rtol=3e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_transformations():
     f = lambda W: phase(nb.Erf(), W, 0.3).q_star
     np.testing.assert_allclose(jax.jacfwd(f)(1.4), (f(1.40001) - f(1.39999)) / 2e-5, rtol=1e-6)

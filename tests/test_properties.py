@@ -49,6 +49,7 @@ def networks(activation, dtype, rng):
             )
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("activation", FEW + (MORE if CASES else ()), ids=lambda act: type(act).__name__)
 def test_kernels_are_kernels(activation, dtype):
@@ -78,6 +79,7 @@ def test_kernels_are_kernels(activation, dtype):
     print(f"{type(activation).__name__} {dtype}: {checked} checked, {said} said to be out of range")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, decades", [("float64", 30), ("float32", 15)])
 def test_training_knows_no_unit(dtype, decades):
     """(c K, t / c, lr / c) is the same training for every c."""

@@ -74,6 +74,7 @@ def test_stated_error(name):
             assert error.max() <= bound, f"{dtype}, variance {q}: {error}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [nb.Elu(), nb.Silu(), nb.Softplus()], ids=repr)
 def test_huge_variances_are_those_of_a_rectifier(act):
     q = jnp.full(3, 1e40)
@@ -81,6 +82,7 @@ def test_huge_variances_are_those_of_a_rectifier(act):
     np.testing.assert_allclose(duals(act, q, q, k), duals(nb.Relu(), q, q, k), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_small_variances_keep_more_digits():
     slope = lambda x: 1 - np.tanh(x) ** 2
     for q, stated in ((1.0, 1e-12), (4.0, 5e-11)):
@@ -96,6 +98,7 @@ def test_more_nodes_buy_more_digits():
     np.testing.assert_allclose(value, exact, rtol=1e-13)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("W_std", [3.0, 100.0, 1e4])
 def test_one_layer_against_a_copy(W_std):
     """In float32, of points at distance one: both kernels are those of float64, on the diagonal and for the copy."""
@@ -131,6 +134,7 @@ def test_memory_stays_that_of_the_result():
     assert compiled.memory_analysis().temp_size_in_bytes < 40 * k.nbytes
 
 
+@pytest.mark.slow
 def test_average_of_one_is_that_at_angle_zero():
     q = jnp.array([0.0, 0.2, 1.0, 4.0, 1e4])
     for phi in (jnp.tanh, jax.nn.elu):
@@ -167,6 +171,7 @@ def nngp_of(act):
     return lambda x, y: nb.nngp(net, x[None], y[None])[0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tanh", "silu", "softplus", "sigmoid"])
 def test_mixed_second_derivatives(name):
     act, _, slope = STATED[name]
@@ -178,6 +183,7 @@ def test_mixed_second_derivatives(name):
         np.testing.assert_allclose(got, exact, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_fourth_derivatives():
     """d^4 k / dx^2 dy^2, as a network that solves differential equations needs them."""
 
@@ -194,6 +200,7 @@ def test_fourth_derivatives():
     np.testing.assert_allclose(fourth(x, y), exact, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivative_of_an_angle_without_slope():
     """d/dk of T at q1 = q2 = k = 1 is Tdot (Price), also for a kink; the default path knows no slope there."""
     one = jnp.ones(())
@@ -203,6 +210,7 @@ def test_derivative_of_an_angle_without_slope():
         assert float(slope) == pytest.approx(float(Tdot), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_kinks_are_seen_wherever_they_are():
     smooth = (jnp.tanh, jnp.exp, jax.nn.mish, jax.nn.gelu, jnp.sin, lambda x: x**3, jax.nn.log_sigmoid)
     kinked = (jnp.abs, jax.nn.relu6, jax.nn.hard_tanh, jax.nn.elu, jnp.sign, lambda x: jnp.maximum(x, 0) ** 3)
@@ -225,6 +233,7 @@ def layer(act, W_std):
     return nb.serial(nb.Dense(1, W_std), act, nb.Dense(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_kinks_apart_from_zero_are_warned_of(dtype):
     """The error of the warning is that of E[phi'(u)^2], which for the slope of a clipped line is a probability."""
@@ -240,6 +249,7 @@ def test_kinks_apart_from_zero_are_warned_of(dtype):
     assert 0.002 < actual and stated / 3 < actual < 3 * stated
 
 
+@pytest.mark.slow
 def test_waves_beyond_the_nodes_are_said():
     """sin of variance 100 turns five times within a standard deviation: 7 % off with the usual nodes."""
     x = jnp.array([[1.0, 0.0], [0.6, 0.8]])
@@ -249,6 +259,7 @@ def test_waves_beyond_the_nodes_are_said():
     np.testing.assert_allclose(fine, nb.nngp(layer(nb.Sin(), 200**0.5), x), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_peaks_that_no_node_meets_are_said(dtype):
     """Of opposite points: there E[tanh'(u) tanh'(-u)] would be lost, and a rectifier's slope is not."""
@@ -260,6 +271,7 @@ def test_peaks_that_no_node_meets_are_said(dtype):
     np.testing.assert_allclose(nb.ntk(layer(nb.Silu(), 1.0), x), nb.ntk(layer(nb.Relu(), 1.0), x), rtol=2e-3, atol=1e9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e6, 1e9, 1e12, 1e15])
 def test_near_points_keep_their_distance(scale):
     """Of parallel signals, 1e-6 apart, a rectifier's is half of it; where phi'' is a peak that no node meets, too."""
@@ -278,6 +290,7 @@ def series_alone(q, k):
     return jnp.stack(averages_of_smooth(jnp.tanh, VALUE_AND_SLOPE, lost, q, q, k))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, border, bound", [("float64", 5.5, 3e-13), ("float32", 20.0, 2e-6)])
 def test_series_is_exact_up_to_its_border(dtype, border, bound):
     """Below it neither part is lost; beyond it the rule in the plane goes on, within what it states."""
@@ -300,6 +313,7 @@ def test_series_refuses_what_its_nodes_may_miss():
         assert int(chunks(met**0.5)) > 0 and not any(int(chunks(q**0.5)) for q in lost)
 
 
+@pytest.mark.slow
 def test_one_program_on_both_sides_of_the_border():
     """Mapped over scales, all choose together; each has the numbers and the slopes of its own call."""
     x = jnp.array([[1.0, 0.0], [0.6, -0.8], [1.0, 1e-7]])

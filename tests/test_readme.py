@@ -38,6 +38,7 @@ def names(key):
     )
 
 
+@pytest.mark.slow
 def test_the_right_column_runs_row_by_row(names):
     rows = rows_of_the_peer()
     assert len(rows) >= 20
@@ -85,6 +86,7 @@ def test_code_blocks_run(block):
     assert right > 0.8 and (np.diagonal(np.asarray(covariance)) > 0).all()
 
 
+@pytest.mark.slow
 def test_tables_are_those_that_the_commands_make():
     command = [sys.executable, str(ROOT / "tools" / "readme.py"), "--check"]
     result = subprocess.run(command, capture_output=True, text=True)

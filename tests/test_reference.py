@@ -134,6 +134,7 @@ def test_max_learning_rate_agrees(momentum):
 
 
 # The ensemble over time is held against the stored values in test_ensemble.py; here, its limit.
+@pytest.mark.slow
 @pytest.mark.parametrize("row", P["gp_inference"], ids=lambda row: f"{row['get']}, noise {row['noise']}")
 def test_gaussian_process_inference_agrees(row):
     train = "last_layer" if row["get"] == "nngp" else "all"
@@ -159,6 +160,7 @@ def finite_network(params, x):
     return x
 
 
+@pytest.mark.slow
 def test_linearization_and_taylor_expansion_agree():
     stored = STORED["finite width"]
     params, moved, x = tree(stored["params"]), tree(stored["moved"]), jnp.array(stored["x1"])
@@ -169,6 +171,7 @@ def test_linearization_and_taylor_expansion_agree():
         assert_close(nb.taylor_expand(finite_network, params, int(order))(moved, x), values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "jacobian", "vector_product", "layerwise"])
 def test_empirical_kernels_agree(method):
     stored = STORED["finite width"]

@@ -31,6 +31,7 @@ def both():
     return nb.kernel(NET, X), nb.kernel(NET, Z, X), nb.kernel(NET, Z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stored", "recomputed", "array"])
 def test_coefficients_are_those_of_a_dense_solve(kernels, name):
     A = np.asarray(kernels["array"]) + 0.01 * np.eye(90)
@@ -52,6 +53,7 @@ def test_the_preconditioner_saves_most_of_the_products(kernels):
     np.testing.assert_allclose(plain.coefficients, preconditioned.coefficients, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("t", [0.0, 3.0, 1e3])
 def test_finite_times_are_those_of_the_eigenvectors(kernels, t):
     made = kernel_regression(kernels["stored"], Y, noise=0.01, t=t, lr=0.1, **quiet)
@@ -68,6 +70,7 @@ def test_a_posterior_has_its_mean_and_its_variance(both):
     np.testing.assert_allclose(made.variance(cross.nngp, np.diag(own.nngp)), np.square(law.std), atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [jnp.inf, 5.0])
 def test_an_ensemble_has_its_mean_and_its_variance(both, t):
     train, cross, own = both

@@ -41,6 +41,7 @@ def found():
     return nb.report(f, start, X, Y, later=mixed, init=draw, key=key, n_networks=3, n_subsets=5), start, mixed
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_kernel_by_hand(found):
     report, start, mixed = found
     hidden, readout = by_hand(start)

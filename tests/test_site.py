@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 
 from ntkbook.panels import PANELS
 
@@ -89,6 +90,7 @@ def test_serving_needs_a_site(tmp_path):
     assert result.returncode == 1 and result.stderr == "There is no site yet: make site.\n"
 
 
+@pytest.mark.slow
 def test_the_cells_of_the_questions_run():
     text = (ROOT / "docs" / "questions.md").read_text()
     assert len(re.findall(r"^## \d+\. ", text, re.M)) == 15
@@ -100,6 +102,7 @@ def test_the_cells_of_the_questions_run():
     assert result.attempted > 45 and result.failed == 0
 
 
+@pytest.mark.slow
 def test_every_public_name_has_an_example_that_runs():
     text = (ROOT / "docs" / "api_examples.md").read_text()
     common = re.search(r"^```python\n(.*?)^```", text, re.M | re.S)

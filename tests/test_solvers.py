@@ -23,6 +23,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_public_method_of_every_solver(name):
     made, exact = SOLVERS[name](K, Y, lr=0.1), gradient_flow(K, Y, lr=0.1)
@@ -41,6 +42,7 @@ def test_every_public_method_of_every_solver(name):
     assert made.rank == 6 and len(repr(made).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_ensemble_beyond_the_dense_limit(monkeypatch):
     """Mean and covariance by products are those of the eigendecomposition, at test and at training points."""
     net = nb.serial(nb.Dense(1, 1.4, 0.3), nb.Erf(), nb.Dense(1, 1.4, 0.3))
@@ -90,6 +92,7 @@ def answers(c, dtype):
     yield "curve", nb.learning_curve(found.eigenvalues, power, np.array(2.0, dtype), ridge=0.01 * c, noise=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, c", DTYPES)
 def test_the_size_of_the_kernel_does_not_matter(dtype, c):
     tolerance = 2e-6 if dtype == np.float64 else 2e-3  # the solvers' own tolerances lie below
@@ -130,11 +133,13 @@ def test_an_indefinite_kernel_is_told(call):
         call()
 
 
+@pytest.mark.slow
 def test_an_indefinite_kernel_inside_jit_is_no_number():
     for make in (gradient_flow, SOLVERS["function"]):
         assert np.isnan(jax.jit(lambda k, make=make: make(k, TARGETS).train(1.0))(INDEFINITE)).all()
 
 
+@pytest.mark.slow
 def test_extreme_eigenvalues_are_those_of_all(monkeypatch):
     from ntkbook.dynamics import extremes
 
@@ -156,6 +161,7 @@ def test_extreme_eigenvalues_are_those_of_all(monkeypatch):
     np.testing.assert_allclose(slope, (up - down) / 2e-4, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_largest_eigenvalue_is_never_missed(monkeypatch):
     """Spectra that are hard for Lanczos, a start that cannot see the largest, and a search that ends too early."""
     from ntkbook.dynamics import extremes

@@ -111,6 +111,7 @@ def test_small_turns_keep_their_digits():
     assert abs(naive - turn) > 10 * turn
 
 
+@pytest.mark.slow
 def test_transformations_and_precision():
     np.testing.assert_allclose(jax.jit(effective_rank)(K), effective_rank(K), rtol=1e-12)
     kernels = jnp.stack([K, K @ K])

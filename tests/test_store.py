@@ -102,6 +102,7 @@ class Free:
     free = 100
 
 
+@pytest.mark.slow
 def test_a_real_limit_of_a_file(tmp_path):
     """The system refuses to let a file grow: as a full disk does, but for one process."""
     code = """
@@ -251,6 +252,7 @@ print(json.dumps([seen, work()]))
 """
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(tmp_path):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-W", "ignore", "-c", NURSERY, tmp_path / "kernel"]
@@ -279,6 +281,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

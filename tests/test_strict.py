@@ -41,6 +41,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name):
     net, x = NETWORKS[name]
@@ -51,6 +52,7 @@ def test_networks(name):
     assert all(np.isfinite(a).all() for a in jax.tree.leaves((out, slopes)))
 
 
+@pytest.mark.slow
 def test_activations():
     for act in (
         nb.Gelu(),
@@ -64,6 +66,7 @@ def test_activations():
     assert float(nb.phase(nb.Relu(), jnp.array([1.0, 1.5]), jnp.array([0.1, 0.2])).chi_1[0]) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_quadrature():
     net = nb.serial(Dense(1), nb.Tanh(), Dense(1))
     at = lambda x, y: nb.ntk(net, x[None], y[None])[0, 0]
@@ -96,6 +99,7 @@ def test_dynamics():
     assert np.isfinite(jax.tree.leaves(curve)[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["all", "last_layer"])
 def test_ensembles(way):
     """The kernel of X, which holds a copy, is singular: its Cholesky factor is NaN inside."""

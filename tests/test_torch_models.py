@@ -107,6 +107,7 @@ def slow_kernel(model, x):
     return np.einsum("iap,jbp->ijab", rows, rows)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("make, x, tolerance", CASES.values(), ids=CASES)
 def test_kernels_and_products(make, x, tolerance):
     torch.manual_seed(1)

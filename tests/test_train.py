@@ -34,6 +34,7 @@ def loop(params, x, y, lr, steps, momentum=0.0, loss=None, divide=1):
         params = jax.tree.map(lambda p, v: p - lr * v, params, velocity)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_descent_is_the_loop(setting, momentum, reduction):
@@ -73,6 +74,7 @@ def test_any_loss_per_entry_or_summed(setting):
         np.testing.assert_allclose(run.outputs[-1], net(end, x), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_any_optax_optimizer(setting):
     params, x, y, _ = setting
     optimizer = optax.adam(1e-2)
@@ -116,6 +118,7 @@ def test_batches_see_every_example_once_in_an_epoch(reduction):
     assert (np.asarray(again.outputs[1]) != np.asarray(other.outputs[1])).any()
 
 
+@pytest.mark.slow
 def test_the_linear_model_follows_its_closed_form(setting):
     params, x, y, x_test = setting
     run = train(net, params, x, y, lr=0.01, steps=30, record=("linearized", "outputs"), x_test=x_test)
@@ -157,6 +160,7 @@ def test_changes_of_both_kernels(setting):
         np.testing.assert_allclose(change, [0, np.linalg.norm(now - start) / np.linalg.norm(start)], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_ensemble_is_its_members(setting):
     _, x, y, x_test = setting
     init = lambda key, shape: (None, tuple(jax.random.normal(key, s) for s in [(3, 6), (6,), (6, 2)]))
