@@ -1,5 +1,6 @@
 """Every test runs with float64 on, silent dtype promotion off, and annotations checked by beartype."""
 
+import ctypes
 import gc
 import os
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -42,8 +44,16 @@ def key():
     return jax.random.key(0)
 
 
+# `make quick` reads again what it compiled the last time. Of a whole run only optimized programs are read again, those
+# of panels, by notebooks and pages: to look for the others and to write them takes 3 % of all.
+KEEPS_ALL = float(os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 1)) < 0.1
+
+
 def optimize(is_on):
     jax.config.update("jax_disable_most_optimizations", not is_on)
+    if not KEEPS_ALL:
+        jax.config.update("jax_enable_compilation_cache", is_on)
+        compilation_cache.reset_cache()  # JAX looks at this setting once
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,12 +61,26 @@ def optimized_file(request):
     """A file that says `OPTIMIZED = True` runs longer than it compiles: networks in training, many seeds."""
     optimize(getattr(request.module, "OPTIMIZED", False))
     yield
-    # each program takes some maps; past the system's 65,530 compiling ends in a crash. And two workers fit in 8 GB
-    if memory_maps() > 15_000 or resident_bytes() > 2.5e9:
+    # each program takes some maps; past the system's 65,530 compiling ends in a crash. And two workers fit in 8 GB.
+    # To look through all of memory takes a second or two: a process that stays large does so once in 0.3 GB.
+    is_full = memory_maps() > 15_000 or resident_bytes() > max(2.5e9, _left + 0.3e9)
+    if is_full:
         gc.unfreeze()
         jax.clear_caches()
     gc.collect()
     gc.freeze()  # what is left lives on: no later collection looks through it again
+    if is_full:
+        give_memory_back()
+
+
+_left = 0.0  # bytes, when memory was given back for the last time
+
+
+def give_memory_back():
+    global _left
+    if hasattr(system := ctypes.CDLL(None), "malloc_trim"):
+        system.malloc_trim(0)
+    _left = resident_bytes()
 
 
 def memory_maps():

@@ -13,7 +13,8 @@ import pytest
 import ntkbook as nb
 
 HERE = Path(__file__).parent
-EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
+FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+EIGHT = {"XLA_FLAGS": FLAGS, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,7 @@ def spoiling(answer):
     return spoilt
 
 
+@pytest.mark.slow_after_first
 @every_exercise
 def test_an_answer_may_work_in_place(chapter, name, solutions):
     """It is right, wrong answers keep their words afterwards, and so does the right one."""

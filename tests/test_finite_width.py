@@ -73,7 +73,7 @@ def test_batches_of_attention_networks_are_those_of_single_ones(optimized):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 3])
-def test_variance_of_the_kernel_over_seeds(depth):
+def test_variance_of_the_kernel_over_seeds(depth, optimized):
     # With |x|^2 = features, W_std^2 = 2 and no biases each of the L affine layers adds 2 to E Theta, at any width
     width, seeds = 128, 1500
     x = jnp.ones((1, 6))
