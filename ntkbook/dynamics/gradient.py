@@ -60,11 +60,13 @@ class Dynamics(Training):
         """The same kernel with other targets, (n,) or (n, o): its eigendecomposition is kept."""
         return dataclasses.replace(self, y=y)
 
+    @jax.jit
     def _residual(self, t, f0):
-        return _residual(self, t, f0)  # decay(K) (f0 - y): K alpha would cost digits
+        return over_times("decay", self, t, f0 - self.y)  # K alpha would cost digits
 
+    @jax.jit
     def _solve(self, t, f0):
-        return _coefficients(self, t, f0)
+        return over_times("gain", self, t, self.y - f0) / self.scale
 
     def _times(self, t):
         t = super()._times(t)
@@ -195,13 +197,3 @@ def over_times(h: str, dynamics: Dynamics, t: Array, v: Array) -> Array:
         return out.reshape(v.shape)
 
     return jax.vmap(at)(t) if t.ndim else at(t)
-
-
-@jax.jit
-def _residual(dynamics, t, f0):
-    return over_times("decay", dynamics, t, f0 - dynamics.y)
-
-
-@jax.jit
-def _coefficients(dynamics, t, f0):
-    return over_times("gain", dynamics, t, dynamics.y - f0) / dynamics.scale

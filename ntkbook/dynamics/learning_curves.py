@@ -220,21 +220,19 @@ def _finite_ntk_errors(keys, activation, width, data, ridge):
 
     def error(key):
         d = x_train.shape[1]
-        W, a = standard_normals(key, ((width, d), (width,)), x_train.dtype)
+        theta = standard_normals(key, ((width, d), (width,)), x_train.dtype)
 
-        def signals(x):
-            """(phi(z), a phi'(z)), each (n, width), at the preactivations z."""
-            z = x @ W.T / d**0.5
-            phi, slope = jax.jvp(activation.phi, (z,), (jnp.ones_like(z),))
-            return phi / width**0.5, a * slope / width**0.5
+        f = lambda theta, x: activation.phi(theta[0] @ x / d**0.5) @ theta[1] / width**0.5
 
-        def ntk(x1, x2):
-            (phi1, back1), (phi2, back2) = signals(x1), signals(x2)
-            return phi1 @ phi2.T + (x1 @ x2.T / d) * (back1 @ back2.T)
+        def slopes(x):
+            """df/dtheta at each point, (n, width * (d + 1)): the kernel is a product of two."""
+            dW, da = jax.vmap(jax.grad(f), (None, 0))(theta, x)
+            return jnp.concatenate([dW.reshape(len(x), -1), da], axis=1)
 
-        eigenvalues, modes = eigenmodes(ntk(x_train, x_train))
+        train, test = slopes(x_train), slopes(x_test)
+        eigenvalues, modes = eigenmodes(train @ train.T)
         inverse = jnp.where(eigenvalues > 0, 1 / jnp.where(eigenvalues > 0, eigenvalues + ridge, 1), 0)
-        outputs = ntk(x_test, x_train) @ (modes @ (inverse * (modes.T @ y_train)))
+        outputs = test @ (train.T @ (modes @ (inverse * (modes.T @ y_train))))
         return jnp.square(outputs - y_test).mean()
 
     return jax.lax.map(error, keys)

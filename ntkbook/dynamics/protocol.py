@@ -40,15 +40,15 @@ class Training:
 
     def _residual(self, t: Any, f0: Array) -> Array:
         """outputs - targets at the training points."""
-        alpha = self._solve(t, f0)
-        return f0 - self.y + self._times_kernel(alpha)
+        return f0 - self.y + self._pull(self.k, self._solve(t, f0))
 
-    def _times_kernel(self, alpha: Array) -> Array:
-        """K alpha for coefficients (n,), (n, o), or these with an axis T in front."""
+    def _pull(self, k: Any, alpha: Array) -> Array:
+        """k alpha, for the rows of the kernel at any points, and coefficients (n,), (n, o), or (T, ...) of them."""
         rows = self.y.size if self.is_full else self.y.shape[0]
         columns = alpha.reshape(-1, rows, self.y.size // rows)
-        at = self.k if callable(self.k) else lambda v: self.k @ v
-        return jnp.stack([at(v) for v in columns]).reshape(alpha.shape)  # pyright: ignore
+        many = lambda columns: jnp.stack([k(v) for v in columns])
+        outputs = many(columns) if callable(k) else jnp.einsum("mn,tnc->tmc", k, columns)
+        return outputs.reshape(*alpha.shape[: alpha.ndim - self.y.ndim], -1, *self.y.shape[1:])
 
     @property
     def rank(self) -> Array:
@@ -82,8 +82,7 @@ class Training:
         y = self.y
         k = kernel_at(k_test_train, y, self.is_full).astype(y.dtype)
         f0_test = outputs_at(f0_test, (k.shape[0], *y.shape[1:]), y.dtype, "f0_test")
-        alpha = self.coefficients(t, f0_train)
-        return _finite(_outputs(k, alpha, f0_test, self.is_full, alpha.ndim > y.ndim), t)
+        return _finite(f0_test + self._pull(_as_matrix(k), self.coefficients(t, f0_train)), t)
 
     def omega(self, t: ArrayLike, jacobian: Any, f0_train: ArrayLike = 0.0) -> Any:
         """theta(t) - theta(0) of the linear model, in the tree of its parameters: J^T alpha(t).
@@ -101,11 +100,6 @@ class Training:
             return jnp.tensordot(alpha, J, axes=axes)
 
         return jax.tree.map(leaf, jacobian)
-
-
-def _outputs(k, alpha, f0, is_full, has_times):
-    at = lambda alpha: f0 + (jnp.einsum("mnpq,nq->mp", k, alpha) if is_full else k @ alpha)
-    return jax.vmap(at)(alpha) if has_times else at(alpha)
 
 
 def _finite(outputs, t):
@@ -166,10 +160,15 @@ def flat_kernel(k: Any, name: str) -> tuple[Array, bool]:
     k = checks.as_array(k, name, ndim=(2, 4))
     if k.ndim == 2:
         return checks.as_kernel_matrix(k, name), False
-    n1, n2, o1, o2 = k.shape
-    if o1 != o2:
+    if k.shape[2] != k.shape[3]:
         raise ValueError(f"Expected a full kernel of shape (n, n, o, o), got {k.shape}.")
-    return checks.as_kernel_matrix(k.transpose(0, 2, 1, 3).reshape(n1 * o1, n2 * o2), name), True
+    return checks.as_kernel_matrix(_as_matrix(k), name), True
+
+
+def _as_matrix(k: Array) -> Array:
+    """A full kernel (m, n, o, o) as (m o, n o); a matrix stays as it is."""
+    m, *_, o = k.shape
+    return k if k.ndim == 2 else k.transpose(0, 2, 1, 3).reshape(m * o, -1)
 
 
 def train_kernel(k: Any, y: Any) -> tuple[Array, Array, bool]:

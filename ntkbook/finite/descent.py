@@ -47,9 +47,10 @@ class Task:
         scale = 1 / n if self.reduction == "mean" else count(self.x) / n if batch else 1
         return scale * self.losses[n](outputs, y)
 
-    def any_of(self, *words: str) -> bool:
-        """Is one of these to be recorded?"""
-        return any(word in self.record for word in words)
+    @property
+    def has_kernels(self) -> bool:
+        """Are changes of kernels to be recorded?"""
+        return "ntk" in self.record or "nngp" in self.record
 
 
 @pytree
@@ -86,9 +87,9 @@ def start(theta: Any, key: Array, task: Task) -> State:
         memory = task.optimizer[0](theta)
     kernel = jnp.zeros((n, n), dtype)
     return State(
-        models=(Model(theta, memory, jnp.int32(NEVER)),) * (2 if task.any_of("linearized") else 1),
+        models=(Model(theta, memory, jnp.int32(NEVER)),) * (2 if "linearized" in task.record else 1),
         theta_0=theta,
-        kernels_0=(kernel, kernel) if task.any_of("ntk", "nngp") else (),
+        kernels_0=(kernel, kernel) if task.has_kernels else (),
         order=jnp.arange(n),
         key=key,
         step=jnp.int32(0),
@@ -175,31 +176,29 @@ def _measure(row, state, task):
     """The state, with references if this is the first record, and the record that `task` asks for."""
     record, theta = _fit(row, state, task.x, task.y, task), state.models[0].theta
     if task.x_test is not None:
-        record |= {f"{name}_test": value for name, value in _fit(row, state, task.x_test, task.y_test, task).items()}
-    if task.any_of("distances"):
+        fit = _fit(row, state, task.x_test, task.y_test, task)
+        fit.pop("linearized_loss", None)
+        record |= {name if name == "linearized_distance" else f"{name}_test": value for name, value in fit.items()}
+    if "distances" in task.record:
         pairs = zip(task.weights, jax.tree.leaves(theta), jax.tree.leaves(state.theta_0), strict=True)
         changes = [relative_change(a, b).astype(task.y.dtype) for is_weight, a, b in pairs if is_weight]
         record["distances"] = jnp.stack(changes) if changes else jnp.zeros(0, task.y.dtype)
-    if task.any_of("ntk", "nngp"):
+    if task.has_kernels:
         kernels = ntk_and_last_layer(row, theta, task.x)
         kernels_0 = jax.tree.map(lambda now, start: jnp.where(state.step == 0, now, start), kernels, state.kernels_0)
         state = state.replace(kernels_0=kernels_0)
         changes = zip(("ntk", "nngp"), map(relative_change, kernels, kernels_0))
         record |= {f"{word}_change": change for word, change in changes if word in task.record}
-    if task.any_of("linearized"):
-        gap = record["linearized_distance"] if task.x_test is None else record.pop("linearized_distance_test")
-        record["linearized_distance"] = gap
-        record.pop("linearized_loss_test", None)
     return state, record
 
 
 def _fit(row, state, x, y, task):
     shaped = lambda out: out[:, 0] if task.is_flat else out
     outputs, *twin = [f(m.theta, x) for f, m in zip(_functions(row, state), state.models)]
-    fit = {"outputs": shaped(outputs)} if task.any_of("outputs") else {}
-    if y is not None and task.any_of("loss"):
+    fit = {"outputs": shaped(outputs)} if "outputs" in task.record else {}
+    if y is not None and "loss" in task.record:
         fit["loss"] = task.loss(outputs, y)
-    if y is not None and task.any_of("accuracy"):
+    if y is not None and "accuracy" in task.record:
         fit["accuracy"] = accuracy(outputs, y)
     for linear in twin:
         fit["linearized_outputs"] = shaped(linear)

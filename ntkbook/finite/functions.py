@@ -176,7 +176,7 @@ def _altered(a: jax.Array) -> jax.Array:
 class Function:
     """f(params, x) with the numbers of its owner as leaves; `structure` is None for a function without an owner."""
 
-    numbers: tuple
+    numbers: tuple  # leaves of the owner, None where one is constant
     call: Any = static()
     structure: Any = static(default=None)
     constants: tuple = static(default=())
@@ -185,17 +185,13 @@ class Function:
     def __call__(self, params: Any, x: Any) -> Any:
         if self.structure is None:
             return self.call(params, x)
-        numbers = iter(self.numbers)
-        leaves = [next(numbers) if leaf is _NUMBER else leaf for leaf in self.constants]
+        leaves = [constant if number is None else number for number, constant in zip(self.numbers, self.constants)]
         return self.call(jax.tree.unflatten(self.structure, leaves), params, x)
 
     def trace(self, use: Callable, *args: Any) -> Program:
         """use(self)(*args) as a program of `args`."""
         again = lambda numbers, *args: use(dataclasses.replace(self, numbers=numbers))(*args)
         return trace(again, *args, first=(self.numbers,))
-
-
-_NUMBER = object()  # where a number of the owner stands
 
 
 def as_function(f: Callable) -> Function:
@@ -209,8 +205,8 @@ def as_function(f: Callable) -> Function:
     if jax.tree_util.all_leaves([owner]):
         return Function((), f)
     leaves, structure = jax.tree.flatten(owner)
-    constants = tuple(_NUMBER if _is_number(leaf) else leaf for leaf in leaves)
-    numbers = tuple(leaf for leaf in leaves if _is_number(leaf))
+    constants = tuple(None if _is_number(leaf) else leaf for leaf in leaves)
+    numbers = tuple(leaf if _is_number(leaf) else None for leaf in leaves)
     # only for networks of this library do we know that nothing beside their fields decides what they compute
     is_ours = type(owner).__module__.split(".")[0] == __name__.split(".")[0]
     return Function(numbers, call, structure, constants, is_ours and _is_plain(structure))
