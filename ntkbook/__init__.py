@@ -2,18 +2,17 @@
 
 from .dynamics.ensemble import ensemble as ensemble
 from .dynamics.ensemble import ensemble_from_kernels as ensemble_from_kernels
-from .dynamics.ensemble import posterior as posterior
-from .dynamics.ensemble import posterior_from_kernels as posterior_from_kernels
 from .dynamics.evidence import fit as fit
 from .dynamics.evidence import log_marginal_likelihood as log_marginal_likelihood
 from .dynamics.extremes import critical_learning_rate as critical_learning_rate
 from .dynamics.extremes import max_learning_rate as max_learning_rate
 from .dynamics.fluctuations import empirical_ntk_statistics as empirical_ntk_statistics
 from .dynamics.fluctuations import monte_carlo_kernel as monte_carlo_kernel
-from .dynamics.gradient import gradient_descent as gradient_descent
 from .dynamics.gradient import gradient_flow as gradient_flow
 from .dynamics.learning_curves import learning_curve as learning_curve
 from .dynamics.losses import function_flow as function_flow
+from .dynamics.posterior import posterior as posterior
+from .dynamics.posterior import posterior_from_kernels as posterior_from_kernels
 from .dynamics.spectrum import alignment as alignment
 from .dynamics.spectrum import condition_number as condition_number
 from .dynamics.spectrum import effective_rank as effective_rank
@@ -21,6 +20,7 @@ from .dynamics.spectrum import kernel_distance as kernel_distance
 from .dynamics.spectrum import kernel_pca as kernel_pca
 from .dynamics.spectrum import label_alignment as label_alignment
 from .dynamics.spectrum import spectrum as spectrum
+from .dynamics.steps import gradient_descent as gradient_descent
 from .finite.empirical import empirical_nngp as empirical_nngp
 from .finite.empirical import empirical_ntk as empirical_ntk
 from .finite.empirical import ntk_vector_product as ntk_vector_product

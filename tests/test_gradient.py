@@ -7,7 +7,8 @@ import pytest
 import scipy.linalg
 
 from ntkbook.dynamics.extremes import critical_learning_rate, max_learning_rate
-from ntkbook.dynamics.gradient import gradient_descent, gradient_flow
+from ntkbook.dynamics.gradient import gradient_flow
+from ntkbook.dynamics.steps import gradient_descent
 
 
 def problem(n=8, m=3, features=20, outputs=None, seed=0):

@@ -24,8 +24,8 @@ finite/linearize finite/programs finite/functions finite/taps finite/layerwise f
 finite/history finite/descent finite/train
 dynamics
 dynamics/filters dynamics/modes dynamics/spectrum dynamics/protocol dynamics/extremes dynamics/large
-dynamics/gradient dynamics/losses
-dynamics/gaussian dynamics/ensemble dynamics/evidence dynamics/fluctuations dynamics/learning_curves
+dynamics/gradient dynamics/steps dynamics/losses
+dynamics/gaussian dynamics/ensemble dynamics/posterior dynamics/evidence dynamics/fluctuations dynamics/learning_curves
 kernel_report
 scale
 scale/blocks scale/disk_arrays scale/store scale/gram scale/regression

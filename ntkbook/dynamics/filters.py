@@ -1,10 +1,10 @@
 """What happens to one eigenmode of the kernel in time, and functions of a matrix made of it.
 
-Two clocks: `FlowClock` (gradient flow) and `StepClock` (gradient descent with heavy-ball momentum). Each gives, for
-an eigenvalue lambda, the `decay` of the residual, which is what is left of it, and the `gain` of the coefficients, per
-unit of residual at the start, gain = (1 - decay)/lambda; the prediction at any point is k(x, X) gain(K) (y - f0).
-`apply_mode_function` applies a function of a clock and eigenvalues to vectors, with a derivative that exists also where
-eigenvalues coincide. Notebook 05 derives both clocks.
+Two clocks: `FlowClock` here (gradient flow) and `StepClock` in steps.py (gradient descent with heavy-ball momentum).
+Each gives, for an eigenvalue lambda, the `decay` of the residual, which is what is left of it, and the `gain` of the
+coefficients, per unit of residual at the start, gain = (1 - decay)/lambda; the prediction at any point is
+k(x, X) gain(K) (y - f0). `apply_mode_function` applies a function of a clock and eigenvalues to vectors, with a
+derivative that exists also where eigenvalues coincide. Notebook 05 derives both clocks.
 """
 
 from functools import partial
@@ -18,7 +18,6 @@ from ..pytrees import pytree
 
 _SERIES = [1 / float(np.prod(np.arange(1, k + 2, dtype=float))) for k in range(15)]  # 1/(k+1)!
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-_BITS = 48  # a whole number of steps up to 2^48
 
 
 def one_minus_exp_over(x):
@@ -41,91 +40,37 @@ class FlowClock:
     s: Any
     largest: Any  # eigenvalue
 
+    @staticmethod
+    def at(lr, momentum, t, largest):
+        """The clock at one time; with lr = 0 nothing moves, at t = inf too."""
+        return FlowClock(jnp.where(lr > 0, lr * jnp.where(lr > 0, t, 0), 0), largest)
+
+    @staticmethod
+    def check(t, dynamics):
+        """Any time will do."""
+
     def decay(self, eigenvalues):
-        s, is_over = _finite(self.s)
+        s, is_over = finite_part(self.s)
         return jnp.where(is_over, jnp.where(eigenvalues > 0, 0, 1), jnp.exp(-s * eigenvalues))
 
     def gain(self, eigenvalues):
-        s, is_over = _finite(self.s)
-        gain = _silence(eigenvalues, s * one_minus_exp_over(s * eigenvalues), self.largest)
-        return jnp.where(is_over, _pseudo_inverse(eigenvalues), gain)
+        s, is_over = finite_part(self.s)
+        gain = silenced(eigenvalues, s * one_minus_exp_over(s * eigenvalues), self.largest)
+        return jnp.where(is_over, pseudo_inverse(eigenvalues), gain)
 
     def is_close(self, a, b):
-        s, is_over = _finite(self.s)
+        s, is_over = finite_part(self.s)
         reach = jnp.where(is_over, 0, 1 / jnp.where(s > 0, s, 1))
         return jnp.where(s > 0, jnp.abs(a - b) <= 0.5 * (reach + jnp.minimum(a, b)), True)
 
 
-@pytree
-class StepClock:
-    """`steps` steps f <- f - lr K (f - y) + momentum * (last step), per eigenvalue.
-
-    The coefficients follow g <- g + d with d <- momentum d + lr (1 - lambda g), from g = d = 0. Powers of this map
-    are taken by squaring it, in its deviation from the identity: exact for double roots, for lambda = 0, and
-    for slow modes, where the closed form with the roots of the recursion loses its digits.
-    """
-
-    lr: Any
-    momentum: Any
-    steps: Any
-    largest: Any  # eigenvalue
-
-    def decay(self, eigenvalues):
-        return self._both(eigenvalues)[0]
-
-    def gain(self, eigenvalues):
-        return self._both(eigenvalues)[1]
-
-    def is_close(self, a, b):
-        steps, is_over = _finite(self.steps)
-        memory = jnp.minimum(steps, 1 / (1 - self.momentum))
-        rate = self.lr * steps * memory
-        return jnp.where(is_over, jnp.abs(a - b) <= 0.5 * jnp.minimum(a, b), jnp.abs(a - b) * rate <= 0.5)
-
-    def _both(self, eigenvalues):
-        steps, is_over = _finite(self.steps)
-        lr = jnp.broadcast_to(self.lr, eigenvalues.shape)
-        momentum = jnp.broadcast_to(self.momentum, eigenvalues.shape)
-        # One step sends (g, d, 1) to (g + v-row): gain g, residual r = 1 - lambda g, and how d enters (b, c).
-        one = (lr, lr, momentum, momentum, 1 - lr * eigenvalues)
-        none = (jnp.zeros_like(lr), jnp.zeros_like(lr), jnp.zeros_like(lr), jnp.ones_like(lr), jnp.ones_like(lr))
-
-        def square(i, carry):
-            total, power, left = carry
-            is_odd, rest = jnp.mod(left, 2) == 1, jnp.floor(left / 2)
-            total = jax.tree.map(partial(jnp.where, is_odd), _compose(power, total, eigenvalues), total)
-            # once nothing is left, squaring further would only overflow
-            power = jax.tree.map(partial(jnp.where, rest > 0), power, none)
-            return total, _compose(power, power, eigenvalues), rest
-
-        (gain, _, _, _, residual), _, _ = jax.lax.fori_loop(0, _BITS, square, (none, one, steps))
-        fraction = eigenvalues * gain
-        decay = jnp.where(jnp.abs(fraction) < 0.5, 1 - fraction, residual)
-        decay = jnp.where(is_over, jnp.where(eigenvalues * self.lr > 0, 0, 1), decay)
-        over = jnp.where(self.lr > 0, _pseudo_inverse(eigenvalues), 0)
-        return decay, jnp.where(is_over, over, _silence(eigenvalues, gain, self.largest))
-
-
-def _compose(second, first, eigenvalues):
-    """Two stretches of steps; each is (g, v, b, c, r) for the map [[r, b, g], [-lambda v, c, v], [0, 0, 1]]."""
-    g1, v1, b1, c1, r1 = first
-    g2, v2, b2, c2, r2 = second
-    return (
-        g1 + g2 - eigenvalues * g2 * g1 + b2 * v1,
-        v2 - eigenvalues * v2 * g1 + c2 * v1,
-        r2 * b1 + b2 * c1,
-        c2 * c1 - eigenvalues * v2 * b1,
-        r2 * r1 - eigenvalues * b2 * v1,
-    )
-
-
-def _finite(t):
+def finite_part(t: Any) -> tuple[Any, Any]:
     """(t with infinity replaced by 0, was it infinite): both branches of a selection must stay finite under grad."""
     is_over = jnp.isinf(t)
     return jnp.where(is_over, 0, t), is_over
 
 
-def _silence(eigenvalues, gain, largest):
+def silenced(eigenvalues: jax.Array, gain: jax.Array, largest: jax.Array) -> jax.Array:
     """The gain at lambda = 0 grows for ever, and k(x, X) q is 0 there up to rounding: their product must stay rounding.
 
     Beyond gain * lambda_max = 1/sqrt(eps) it goes to 0, which is where t = inf has it.
@@ -134,7 +79,8 @@ def _silence(eigenvalues, gain, largest):
     return jnp.where(eigenvalues > 0, gain, gain * jnp.exp(-(size**4)))
 
 
-def _pseudo_inverse(eigenvalues):
+def pseudo_inverse(eigenvalues: jax.Array) -> jax.Array:
+    """1 over them, and 0 for an eigenvalue 0."""
     return jnp.where(eigenvalues > 0, 1 / jnp.where(eigenvalues > 0, eigenvalues, 1), 0)
 
 

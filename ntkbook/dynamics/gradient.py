@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from .. import checks
 from ..pytrees import pytree, static
-from .filters import FlowClock, StepClock, apply_mode_function
+from .filters import FlowClock, apply_mode_function
 from .modes import eigenmodes, refuse_indefinite, unit_of, warn_of_rank
 from .protocol import Training, one_number, rate_of, train_kernel
 
@@ -38,7 +38,7 @@ class Dynamics(Training):
     y: Any  # (n,) or (n, o)
     lr: Any  # in the units of the summed loss
     momentum: Any
-    is_in_steps: bool = static(default=False)
+    clock: Any = static(default=FlowClock)  # what t counts
     is_full: bool = static(default=False)
 
     @property
@@ -71,23 +71,11 @@ class Dynamics(Training):
     def _times(self, t):
         t = super()._times(t)
         if checks.is_concrete(t):
-            host = np.asarray(t)
-            if self.is_in_steps and (np.isfinite(host) & (host != np.floor(host))).any():
-                raise ValueError(f"Expected t to count whole steps, got {t}. gradient_flow takes any t.")
-            if np.isinf(host).any() and checks.is_concrete(self):
-                self._check_limit()
+            has_end = np.isinf(np.asarray(t)).any() and checks.is_concrete(self)
+            self.clock.check(t, self if has_end else None)
+            if has_end:  # there the answer may not be a whole one
+                warn_of_rank(int((np.asarray(self.unit_eigenvalues) > 0).sum()), len(self.unit_eigenvalues))
         return t
-
-    def _check_limit(self):
-        """At t = inf: an error where there is no limit, a warning where it is not the whole answer."""
-        eigenvalues = np.asarray(self.unit_eigenvalues)
-        top, most = float(self.lr) * float(self.scale) * float(eigenvalues[0]), 2 * (1 + float(self.momentum))
-        if self.is_in_steps and top >= most:
-            raise ValueError(
-                f"Expected a learning rate with a limit for t = inf, got lr * lambda_max = {top:.4g}, where steps "
-                f"diverge from {most:.4g} on. Lower lr: see max_learning_rate."
-            )
-        warn_of_rank(int((eigenvalues > 0).sum()), len(eigenvalues))
 
 
 def gradient_flow(
@@ -123,35 +111,7 @@ def gradient_flow(
         from .large import krylov_flow
 
         return krylov_flow(k_train_train, y_train, lr=lr, reduction=reduction)
-    return _dynamics(k_train_train, y_train, lr, 0.0, reduction, False)
-
-
-def gradient_descent(
-    k_train_train: ArrayLike,
-    y_train: ArrayLike,
-    *,
-    lr: ArrayLike,
-    momentum: ArrayLike = 0.0,
-    reduction: str = "sum",
-) -> Dynamics:
-    """Training in steps, t = 0, 1, 2, ...: exact for the linear model, also where flow and steps differ.
-
-    f_{t+1} = f_t - lr K (f_t - y) + momentum (f_t - f_{t-1}),  f_{-1} = f_0   (heavy ball, as in optax and PyTorch)
-
-    Otherwise as `gradient_flow`. Steps converge for lr * lambda_max < 2 (1 + momentum): see `max_learning_rate`.
-    Derivatives with respect to t are 0.
-
-    >>> import jax.numpy as jnp
-    >>> float(gradient_descent(2 * jnp.eye(1), jnp.ones(1), lr=0.25).train(3)[0])
-    0.875
-
-    Raises:
-        TypeError, ValueError: as `gradient_flow`; ValueError for a momentum outside [0, 1).
-
-    Lee et al. 2019, section 2; Polyak 1964.
-    """
-    checks.momentum(momentum)
-    return _dynamics(k_train_train, y_train, lr, momentum, reduction, True)
+    return dynamics_of(k_train_train, y_train, lr, 0.0, reduction, FlowClock)
 
 
 def is_large(k: Any, *others: Any) -> bool:
@@ -159,12 +119,13 @@ def is_large(k: Any, *others: Any) -> bool:
     return getattr(k, "ndim", 0) == 2 and len(k) > DENSE_LIMIT and checks.is_concrete(k, *others)
 
 
-def _dynamics(k, y, lr, momentum, reduction, is_in_steps):
+def dynamics_of(k: Any, y: Any, lr: Any, momentum: Any, reduction: str, clock: Any) -> Dynamics:
+    """The training of a kernel matrix, from checked arguments; see `gradient_flow`."""
     k, y, is_full = train_kernel(k, y)
     lr, momentum = rate_of(lr, reduction, y), one_number(momentum, "momentum", y.dtype)
     k, eigenvalues, modes, scale = _scaled_modes(k)
     refuse_indefinite(eigenvalues, "k_train_train")
-    return Dynamics(k, eigenvalues, modes, scale, y, lr, momentum, is_in_steps, is_full)
+    return Dynamics(k, eigenvalues, modes, scale, y, lr, momentum, clock, is_full)
 
 
 @jax.jit
@@ -176,12 +137,10 @@ def _scaled_modes(k):
 # Evaluation: one compilation per shape, whatever t, lr, momentum and kernel are
 
 
-def clock_at(dynamics: Dynamics, t: Array) -> FlowClock | StepClock:
+def clock_at(dynamics: Dynamics, t: Array) -> Any:
     """The clock of one time, in the units of the scaled kernel."""
-    lr, largest = dynamics.lr * dynamics.scale, jax.lax.stop_gradient(dynamics.unit_eigenvalues[0])
-    if dynamics.is_in_steps:
-        return StepClock(lr, dynamics.momentum, t, largest)
-    return FlowClock(jnp.where(lr > 0, lr * jnp.where(lr > 0, t, 0), 0), largest)  # lr = 0 at t = inf: nothing moves
+    largest = jax.lax.stop_gradient(dynamics.unit_eigenvalues[0])
+    return dynamics.clock.at(dynamics.lr * dynamics.scale, dynamics.momentum, t, largest)
 
 
 def over_times(h: str, dynamics: Dynamics, t: Array, v: Array) -> Array:

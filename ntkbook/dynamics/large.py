@@ -146,22 +146,21 @@ def _lanczos_gain(flow, r, s):
     """
     from tqdm.auto import tqdm
 
-    at = flow.k if callable(flow.k) else lambda v: _product(flow.k, v)
+    at = flow.k if callable(flow.k) else lambda v: flow.k @ v
     size = jnp.abs(r).max(axis=0)
-    r = r / jnp.where(size > 0, size, 1)
-    norms = jnp.linalg.norm(r, axis=0)
+    lengths = size * jnp.linalg.norm(r / jnp.where(size > 0, size, 1), axis=0)
+    r = r / jnp.where(lengths > 0, lengths, 1)
     limit = min(flow.max_iterations, len(r))
     room = lambda rows: jnp.zeros((r.shape[1], rows, r.shape[0]), r.dtype)
-    basis = room(min(32, limit) + 1).at[:, 0].set((r / jnp.where(norms > 0, norms, 1)).T)
-    alphas, betas, scale = [], [], None
+    basis = room(min(32, limit) + 1).at[:, 0].set(r.T)
+    alphas, betas, scale = [], [], 0.0
     with tqdm(total=limit, disable=not flow.progress, desc="Lanczos") as bar:
         for j in range(limit):
             if j + 1 == basis.shape[1]:
                 basis = jnp.concatenate([basis, room(min(j + 1, limit - j))], axis=1)
             product = at(basis[:, j].T)
-            if scale is None:
-                scale = float(np.abs(product).max()) or 1.0
-            basis, alpha, beta = _extend(basis, j, product, jnp.asarray(scale, r.dtype))
+            scale = scale or float(np.abs(product).max()) or 1.0
+            basis, alpha, beta = _extend(basis, j, product, scale)
             alphas.append(np.asarray(alpha, float))
             betas.append(np.asarray(beta, float))
             bar.update()
@@ -170,18 +169,11 @@ def _lanczos_gain(flow, r, s):
                 bar.set_postfix(residual=f"{residual:.1e}")
                 if residual <= flow.tolerance:
                     break
-    combine = lambda weights: jnp.einsum(
-        "tjc,cjn->tnc", jnp.asarray(weights * np.asarray(norms, float)).astype(r.dtype), basis[:, : len(alphas)]
-    )
+    combine = lambda weights: jnp.einsum("tjc,cjn->tnc", jnp.asarray(weights, r.dtype), basis[:, : len(alphas)])
     alpha, rest = combine(gains), combine(decays)
-    unit = [at(a) / jnp.asarray(scale, r.dtype) for a in alpha]  # pyright: ignore
-    gaps = jnp.linalg.norm(r - jnp.stack(unit) - rest, axis=1) / jnp.where(norms > 0, norms, 1)
-    return alpha * (size / jnp.asarray(scale, r.dtype)), float(gaps.max()), len(alphas)
-
-
-@jax.jit
-def _product(k, v):
-    return k @ v
+    moved = jnp.stack([at(a) / scale for a in alpha])  # pyright: ignore
+    gaps = jnp.linalg.norm(r - moved - rest, axis=1)
+    return alpha * (lengths / scale), float(gaps.max()), len(alphas)
 
 
 def _small_gain(alphas, betas, s, dtype):
