@@ -236,8 +236,8 @@ def partition(params: Any) -> tuple[Any, Callable[[Any], Any]]:
     """
     check_params(params)
     leaves, structure = jax.tree.flatten(params)
-    if all(isinstance(leaf, float) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
-        return jax.tree.map(jnp.asarray, params), _unchanged
+    if all(isinstance(leaf, float) or moves(leaf) and not jnp.iscomplexobj(leaf) for leaf in leaves):
+        return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jnp.asarray(a), params), _unchanged
 
     def rebuild(theta: Any) -> Any:
         new = iter(jax.tree.leaves(theta))
