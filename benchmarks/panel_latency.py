@@ -1,14 +1,15 @@
 """Every panel of the book, from key press to new picture in a real browser, beside `interact` on the same figure.
 
-`python benchmarks/panel_latency.py` opens JupyterLab and a headless Chromium here, and stores the table; with
-names of panels it only prints. For each panel, one notebook holds it and `ipywidgets.interact` with the same
-computation, the same figure (at half the resolution, as notebooks do) and sliders at the same places; keys are pressed
-on the one, then on the other. The times are the browser's, from the key to the decoded picture. Beside them: the time
-of a move in Python alone, and of the sharp picture when the handle rests; a flood of keys; and the memory of a panel
-that is moved two thousand times. On a quiet machine, please.
+`python benchmarks/panel_latency.py` opens JupyterLab and a headless Chromium here and takes all panels, or those
+named; each row is stored as soon as it is taken, beside the earlier ones. For each panel, one notebook holds it and
+`ipywidgets.interact` with the same computation, the same figure (at half the resolution, as notebooks do) and sliders
+at the same places; keys are pressed on the one, then on the other. The times are the browser's, from the key to the
+decoded picture. Beside them: the time of a move in Python alone, and of the sharp picture when the handle rests; a
+flood of keys; and the memory of a panel that is moved two thousand times. On a quiet machine, please.
 """
 
 import asyncio
+import json
 import sys
 import tempfile
 import time
@@ -79,19 +80,34 @@ def main(names: list[str]) -> None:
         raise SystemExit("Expected a Chromium, found none. Install it, or point CHROMIUM to it.")
     panels = {name: PANELS[name]() for name in names or PANELS}
     alone = {name: asyncio.run(python_side(panel)) for name, panel in panels.items()}
-    rows = []
+    rows, together = stored()
     with tempfile.TemporaryDirectory() as home, browser.start_server(Path(home)) as server, sync_playwright() as play:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
         chromium = play.chromium.launch(executable_path=path, args=flags)
         for name, panel in panels.items():
-            row = {"case": {"label": name}, **alone[name], **browser_side(chromium, server, name, panel)}
-            row["times_faster"] = row["interact"]["median_s"] / row["ours"]["median_s"]
-            rows.append(row)
-            print(line(row), flush=True)
+            row = {"case": {"label": name}, "date": time.strftime("%Y-%m-%d"), **alone[name]}
+            row |= browser_side(chromium, server, name, panel)
+            rows[name] = row | {"times_faster": row["interact"]["median_s"] / row["ours"]["median_s"]}
+            store(rows, together)
+            print(line(rows[name]), flush=True)
         chromium.close()
     if not names:
-        flat = {"memory_of_2000_moves": memory(next(iter(panels.values())))}
-        pairing.write("panel_latency", "from key press to new picture", rows, flat)
+        store(rows, {"memory_of_2000_moves": memory(next(iter(panels.values())))})
+
+
+def stored() -> tuple[dict, dict]:
+    """The rows of earlier runs by their panels, and what else was measured then."""
+    path = pairing.RESULTS / "panel_latency.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    together = {name: value for name, value in earlier.items() if name == "memory_of_2000_moves"}
+    return {row["case"]["label"]: row for row in earlier["rows"]}, together
+
+
+def store(rows: dict, together: dict) -> None:
+    from ntkbook.panels import PANELS
+
+    ordered = [rows[name] for name in PANELS if name in rows]
+    pairing.write("panel_latency", "from key press to new picture", ordered, together)
 
 
 def line(row: dict) -> str:
