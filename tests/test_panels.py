@@ -23,8 +23,8 @@ _made: dict[str, Panel] = {}
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
-# A dragged point of this panel trains sixty networks: with few units at the corners, with any number at random.
-NARROW = {"sine_ensemble": {"width": 64}}
+# A dragged point of these panels trains many networks: with few units at the corners, with any number at random.
+NARROW = {"sine_ensemble": {"width": 64}, "two_ensembles": {"width": 64}}
 
 each_panel = pytest.mark.parametrize("name", PANELS)
 
