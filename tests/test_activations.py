@@ -266,6 +266,7 @@ def test_gradients_are_difference_quotients(row):
             np.testing.assert_allclose(exact[:, :, place], quotient, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("row", [row for row in ACTIVATIONS if row.leaves], ids=repr)
 def test_gradients_in_tunable_numbers_are_difference_quotients(row):
     points = padded([(1.0, 1.4, 0.5), (0.7, 0.7, 0.7)])
@@ -349,6 +350,7 @@ def value_and_slope(act, x):
     return jax.jvp(act.phi, (x,), (jnp.ones_like(x),))
 
 
+@pytest.mark.slow_after_first
 @every_activation
 def test_phi_and_dual_belong_together(row):
     """Monte Carlo with the library's own phi, and its slope by automatic differentiation."""

@@ -29,6 +29,7 @@ def real_part(params, x):
 COMPLEX = {"a": jnp.array(1.0), "c": jnp.array(1 + 1j)}
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("method", METHODS)
 def test_complex_parameters_count_by_both_parts(method):
     x = jnp.array([[1.0], [2.0]])
@@ -37,6 +38,7 @@ def test_complex_parameters_count_by_both_parts(method):
     np.testing.assert_allclose(empirical_ntk(both, jnp.array(3 + 4j), x.astype(complex)), [[1, 2], [2, 4]], rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_expansions_and_training_move_complex_parameters():
     x, y = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
     moved = {"a": jnp.array(2.0), "c": jnp.array(3 - 1j)}
@@ -86,7 +88,7 @@ def changing():
 box2 = {"c": 1.0}
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize("f, change", [pytest.param(f, change, id=name) for name, f, change in changing()])
 def test_values_are_those_of_the_moment(f, change):
     x, y, v = jnp.abs(X), jnp.zeros((3, 1)), jnp.ones((3, 1))
@@ -117,6 +119,7 @@ def test_a_loss_and_an_optimizer_are_those_of_the_moment():
         np.testing.assert_allclose(new, 3 * np.asarray(old), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["plain", "jitted"])
 def test_what_a_function_closes_over_is_freed(wrap):
     def use():
@@ -166,6 +169,7 @@ COUPLED = {
 }
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("f", COUPLED.values(), ids=COUPLED)
 def test_examples_that_see_each_other_get_the_sentence(f):
     for use in (
@@ -253,6 +257,7 @@ def test_tokens_and_trees_of_inputs():
 # Loops of unknown length, and whole numbers.
 
 
+@pytest.mark.slow
 def test_a_loop_of_unknown_length_is_differentiated_forwards_or_says_so():
     loop = lambda w, x: jax.lax.while_loop(
         lambda state: state[1] < 2, lambda state: (jnp.tanh(state[0] @ w), state[1] + 1), (x, 0)
@@ -302,6 +307,7 @@ def test_outputs_have_the_rank_of_the_targets():
     assert train(lambda w, x: (x @ w)[:, 0], W, X, X[:, :1], lr=0.1, steps=1).outputs.shape[1:] == (3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", [lambda a, b: {"a": a, "b": b}, lambda a, b: (a, b), lambda a, b: [a, {"b": b}]])
 def test_divergence_with_a_tree_of_rates_keeps_the_history(tree):
     f = lambda params, x: x @ sum(jax.tree.leaves(params))

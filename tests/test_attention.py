@@ -108,6 +108,7 @@ ZETAS = {
 }
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize(
     "scaling, zeta",
     [("linear", "softmax"), ("linear", "identity"), ("linear", "relu"), ("sqrt", "identity"), ("sqrt", "relu")],

@@ -113,6 +113,7 @@ def test_a_drag_may_be_the_first_thing_that_a_reader_does(panel):
     assert (picture.rgba() != bare).any() and len(fresh.data()["networks"]) == chapter.NETWORKS
 
 
+@pytest.mark.slow
 def test_the_mission_is_met_at_one_stop(panel):
     panel.reset()
     mission = chapter_00.mission(panel)

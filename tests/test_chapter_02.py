@@ -76,6 +76,7 @@ def test_the_pictures_numbers_are_those_of_the_cloud(panel):
     assert np.allclose((x**2 - 2 * c * x * y + y**2) / (1 - c**2), 1)
 
 
+@pytest.mark.slow
 def test_the_panel_is_finite_at_the_ends(panel):
     for width in (1, 256):
         for depth in (1, 5):
@@ -108,6 +109,7 @@ def test_the_mission_is_met_by_one_width_only(panel):
     assert mission.done
 
 
+@pytest.mark.slow
 def test_the_right_answers_are_the_librarys():
     x1, x2 = (np.random.default_rng(seed).standard_normal((n, 3)) for seed, n in ((0, 3), (1, 2)))
     net = nb.serial(*[nb.Dense(1, W_std=1.3, b_std=0.4), nb.Sin()] * 2, nb.Dense(1, W_std=1.3, b_std=0.4))

@@ -36,6 +36,7 @@ def test_networks_gather_on_the_curve():
     assert at(panel, width=64, trained=1)["peak"] > 1.3 > untrained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [0, 1])
 def test_the_panel_is_finite_at_the_ends(trained):
     panel = PANELS["circle_kernel"]()
@@ -48,6 +49,7 @@ def test_the_panel_is_finite_at_the_ends(trained):
                     assert all(np.isfinite(array).all() for array in panel.data().values())
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_sliders_compiles_nothing():
     panel = PANELS["circle_kernel"]()
     before = [f._cache_size() for f in (chapter._rows, chapter._trained, chapter._theory_row)]

@@ -49,6 +49,7 @@ def test_both_curves_are_those_of_the_library(panel, width, relu, rate):
 RECORD = ("outputs", "linearized")
 
 
+@pytest.mark.slow
 def test_wide_networks_stay_near_their_linearization(panel):
     worst = {width: float(at(panel, width=width)["worst"]) for width in (16, 128, 1024)}
     assert worst[1024] < worst[128] / 2.8 and worst[128] < worst[16]
@@ -62,6 +63,7 @@ def test_above_two_the_linearization_diverges_and_the_network_learns(panel):
     assert above["loss"] < 1e-3 and above["loss_linearized"] > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relu", [0, 1])
 def test_the_panel_is_finite_at_the_ends(panel, relu):
     for width in (chapter.NARROWEST, chapter.WIDEST):
@@ -78,6 +80,7 @@ def test_a_sweep_of_the_sliders_compiles_nothing(panel):
     assert chapter._trained._cache_size() == before
 
 
+@pytest.mark.slow
 def test_the_mission_is_met_by_one_width_only(panel):
     panel.reset()
     mission = chapter_04.mission(panel)

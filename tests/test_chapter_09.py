@@ -32,6 +32,7 @@ def own_coordinates(rule, width):
     }[chapter.RULES[rule]]
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("rule", [0, 1, 2])
 @pytest.mark.parametrize("width", [16, 128])
 def test_losses_are_those_of_the_network_as_its_authors_write_it(rule, width):

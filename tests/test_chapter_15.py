@@ -73,6 +73,7 @@ def test_pooling_stays_where_the_others_fall(panel):
     assert np.allclose(far["scores"][2:], here["scores"][2:], atol=1e-12)  # a multiple of what it pools by
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", [0, 1])
 def test_attention_is_that_of_the_library(scaling):
     x = jnp.asarray(key_token.sequences(4))

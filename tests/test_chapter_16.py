@@ -44,6 +44,7 @@ def network(params, x):
     return jnp.tanh(x @ W / 8) @ v / v.size**0.5
 
 
+@pytest.mark.slow
 def test_the_kernel_is_that_of_autodiff():
     x = jnp.asarray(chapter.pictures()[0][:6])
     params = tuple(map(jnp.asarray, chapter.start(16)))
@@ -104,6 +105,7 @@ def trained(params, keep, lr, steps, x_new):
     return network(jax.lax.fori_loop(0, steps, step, start)[0], x_new)
 
 
+@pytest.mark.slow
 def test_wide_networks_do_as_the_kernel_says_and_narrow_ones_less(panel):
     agreement = [float(at(panel, width=width)["agreement"]) for width in chapter.WIDTHS]
     assert agreement[0] < 0.9 < agreement[1] < 0.99 < agreement[2]

@@ -15,6 +15,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 LAYER_PAGE = (ROOT / "docs" / "make_your_own_layer.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_are_a_network():
     names = {}
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)

@@ -48,6 +48,7 @@ def test_a_filter_as_large_as_the_image_is_a_dense_layer():
     assert_same_kernels(conv, dense, x[:2], x[2:])
 
 
+@pytest.mark.slow
 def test_a_filter_of_one_pixel_is_a_dense_layer_at_each_position():
     x = images(4, 3, 2, 5)
     conv = serial(Conv(8, (1, 1), W_std=1.3, b_std=0.2), Relu(), Flatten(), Dense(1))
@@ -87,6 +88,7 @@ def test_pooling_all_at_once_is_global_pooling():
     assert_same_kernels(in_two, at_once, x[:2], x[2:])
 
 
+@pytest.mark.slow
 def test_pooling_does_not_change_what_is_flat():
     x = images(4, 3, 2, 3)
     front = (Conv(8, (2, 2), b_std=0.1), Relu(), GlobalAvgPool())
@@ -114,6 +116,7 @@ def test_positions_at_the_end_come_after_the_examples():
     np.testing.assert_allclose(pixel[0, 1, 2, 0, 1, 3], 2.25 * x[0, 2, 1] @ x[1, 0, 3] / 2, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_carried():
     """Each position with itself before Flatten, one offset at a time before a mean: seldom all pairs of positions."""
     x = images(8, 10, 10, 3)
@@ -166,6 +169,7 @@ def test_finite_convolution_is_a_sum_over_windows(padding, strides, filter_shape
     np.testing.assert_allclose(layer.apply((W, b), x), expected.reshape(announced), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("window, strides", [((2, 2), None), ((3, 2), (1, 2)), ((5, 4), None), ((2, 3), (2, 1))])
 def test_finite_pooling_is_a_mean_over_windows(window, strides):
     x = images(2, 5, 4, 3)

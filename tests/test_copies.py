@@ -65,6 +65,7 @@ def test_a_copy_with_another_target_lowers_the_rank(seed):
     np.testing.assert_allclose(end[0], 2.5, rtol=1e-6)  # the mean of the two targets
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("act", CLOSED, ids=repr)
 def test_near_points_keep_their_distance(act):
     """Angles from 1e-12 to 0.1 between two points of one length: float64 against the formula in 50 digits."""
@@ -116,6 +117,7 @@ def test_equal_patches_of_images_are_copies():
     np.testing.assert_allclose(k[0, 0], 1, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_derivatives_at_copies_are_those_of_the_formula():
     """d/de of K(x + e v, x') at e = 0 for x = x': finite differences from both sides."""
     x, v = jnp.array([[1.0, 0.5], [1.0, 0.5]]), jnp.array([0.3, -0.2])

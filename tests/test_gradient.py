@@ -28,6 +28,7 @@ def descend(phi, y, f0, lr, momentum, steps):
     return theta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [None, 2])
 def test_flow_is_euler_with_tiny_steps(outputs):
     phi, phi_test, y, f0, f0_test = problem(outputs=outputs)
@@ -227,6 +228,7 @@ def test_learning_rate_limits_are_where_the_loop_turns():
     assert rates[1] < min(rates[0], rates[2])
 
 
+@pytest.mark.slow
 def test_inside_jit_vmap_and_grad_first(checking_leaks):
     """Called first inside transformations: no tracer leaks, and the derivative is that of finite differences."""
     phi, phi_test, y, f0, f0_test = problem(n=5)

@@ -73,6 +73,7 @@ def test_words_and_default():
     np.testing.assert_allclose(gram(FLAT, x), k.ntk, rtol=1e-12)  # a tile of its own choice
 
 
+@pytest.mark.slow
 def test_itself_is_exactly_symmetric_and_exact_on_the_diagonal():
     x = inputs(11, (3,))
     k = gram(FLAT, x, tile=4)

@@ -161,6 +161,7 @@ def test_shares_of_classes_are_those_of_samples(key):
     np.testing.assert_allclose(two[0, 1], scipy.stats.norm.cdf(0.3 / (0.4 * 2**0.5)), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_images_by_convolution():
     """Bright upper halves against bright lower ones; widths of the network are free, rows are made images."""
     net = nb.serial(nb.Conv(1, (3, 3), W_std=1.4), nb.Relu(), nb.Flatten(), nb.Dense(1))
@@ -277,6 +278,7 @@ def test_clones_pickles_equality_and_repr():
     assert np.isclose(np.exp(both.theta), 9.0).any() and clone(both) == both
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # an optimum at a bound is one
 def test_a_sum_is_tuned_by_the_gaussian_process_of_scikit_learn():
     """Its likelihood at the optimum, by the density of a normal; and the slopes of the sum by finite differences."""

@@ -52,6 +52,7 @@ def test_golden_recursion(act, W_var, b_var, layers, nngp, ntk):
         assert float(k.ntk[0, 0]) == pytest.approx(ntk, abs=1e-11)
 
 
+@pytest.mark.slow
 def test_the_three_doors_give_the_same_numbers():
     x, z = jnp.asarray(X), jnp.asarray(X[::2])
     net = deep(Relu(), 3)
@@ -231,6 +232,7 @@ print("fine")
     assert ran.stdout.strip() == "fine", ran.stderr
 
 
+@pytest.mark.slow
 def test_importing_does_not_touch_the_precision():
     code = "import jax; before = jax.config.jax_enable_x64; import ntkbook; assert jax.config.jax_enable_x64 == before"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -26,6 +26,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("row", [networks.marked(row) for row in rows], ids=repr)
 
 
+@pytest.mark.slow
 def test_a_network_unpacks_into_three_functions():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
     net = serial(Dense(8), Relu(), Dense(1))

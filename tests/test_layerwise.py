@@ -118,6 +118,7 @@ def test_both_ways_to_sum_over_positions_agree(full, monkeypatch):
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_last_layer_alone():
     f, params, x, *_ = draw("nested")
     rule = layerwise(one_by_one(f), params, x[0], 4, False)

@@ -38,6 +38,7 @@ def sphere_spectrum(degrees=25):
     return lam, count, 3.0 - (lam * count).sum()
 
 
+@pytest.mark.slow
 def test_stored_learning_curves_on_the_sphere():
     lam, count, tail = sphere_spectrum()
     degree = np.eye(25)
@@ -118,6 +119,7 @@ def test_stored_double_descent():
     assert error.argmax() == 3  # as many features as examples
 
 
+@pytest.mark.slow
 def test_gradient_of_double_descent():
     f = lambda psi, ridge: random_features_error(nb.Relu(), psi, 3.0, ridge=ridge, noise=0.25)
     for i, slope in enumerate(jax.grad(f, argnums=(0, 1))(2.0, 0.1)):

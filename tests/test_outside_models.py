@@ -63,6 +63,7 @@ class Linen(linen.Module):
         return linen.Dense(2, param_dtype=jnp.float64)(x)
 
 
+@pytest.mark.slow
 def test_flax_linen(data):
     model = Linen()
     params = model.init(jax.random.key(0), data[0])
@@ -196,6 +197,7 @@ def test_torch_convolution_in_float32_with_frozen_parts_and_batchnorm_at_rest():
     np.testing.assert_allclose(kernel, np.einsum("iap,jbp->ijab", rows, rows), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_mode_is_an_error_that_says_why(data):
     x = data[0]
     for part in (torch.nn.BatchNorm1d(6), torch.nn.Dropout(0.5)):
@@ -273,7 +275,7 @@ def test_the_page_shows_every_kind_of_model():
     ]
 
 
-@pytest.mark.slow_after_first
+@pytest.mark.slow
 @pytest.mark.parametrize("title", [title for title, blocks in SECTIONS.items() if blocks])
 def test_the_page_runs(title, capsys):
     names = {}

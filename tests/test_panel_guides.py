@@ -327,6 +327,7 @@ def test_a_baked_panel_moves_two_controls_and_names_those_that_it_holds():
     assert switch["kind"] == "toggle" and switch["values"] == ["off", "on"] and switch["start"] == 1
 
 
+@pytest.mark.slow
 def test_a_point_is_where_the_picture_of_each_frame_shows_it():
     controls = {"x": slider("x", -1, 1, 0.3), "y": slider("y", 0, 2, 2)}
     build = lambda fig, data: plots.frame(plots.columns(fig)[0], "x", "y", xlim=(-1, 1), ylim=(0, 2)) or {}

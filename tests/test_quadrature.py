@@ -92,6 +92,7 @@ def test_small_variances_keep_more_digits():
             np.testing.assert_allclose(value, exact, rtol=error)
 
 
+@pytest.mark.slow
 def test_more_nodes_buy_more_digits():
     exact = oracles.dual(np.tanh, STATED["tanh"][2], 1e8, 1e8, 0.7e8)
     value = duals(nb.Elementwise(jnp.tanh, nodes=(160, 160)), *map(jnp.asarray, (1e8, 1e8, 0.7e8)))
@@ -119,6 +120,7 @@ def test_phase_at_large_scales():
     assert chi_1 == pytest.approx(W_std * 4 / 3 / (2 * np.pi) ** 0.5, rel=1e-3) == pytest.approx(5319, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_float32_uses_its_own_nodes():
     points = POINTS.astype(np.float32)
     narrow = duals(nb.Tanh(), *map(jnp.asarray, points.T))

@@ -62,6 +62,7 @@ def test_finite_times_are_those_of_the_eigenvectors(kernels, t):
     np.testing.assert_allclose(made.coefficients, Q @ (gain[:, None] * (Q.T @ Y)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_posterior_has_its_mean_and_its_variance(both):
     train, cross, own = both
     law = nb.posterior(NET, X, Y, noise=0.1).predict(Z)
@@ -114,6 +115,7 @@ def test_the_factor_of_the_preconditioner():
     assert gaps[0].sum() < 2 * np.linalg.eigvalsh(full)[:-10].sum()  # near to the best of this rank
 
 
+@pytest.mark.slow
 def test_the_page_on_scale_runs(capsys):
     page = (Path(__file__).parent.parent / "docs" / "scale.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)

@@ -92,6 +92,7 @@ def test_a_line_a_table_and_a_picture(found):
     assert len(left.lines) == 2
 
 
+@pytest.mark.slow
 def test_layers_of_a_network_of_this_library(key):
     net = nb.serial(nb.Dense(8, W_std=1.5), nb.Erf(), nb.Dense(8), nb.Erf(), nb.Dense(1))
     _, params = net.init(key, X.shape)

@@ -84,6 +84,7 @@ def test_every_public_name_has_its_place_in_the_reference():
     assert len(public) > 50 and public <= listed
 
 
+@pytest.mark.slow
 def test_serving_needs_a_site(tmp_path):
     command = [sys.executable, "tools/build_site.py", "--serve", "--to", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -147,6 +148,7 @@ def test_the_minutes_of_a_chapter_are_shared_among_its_sections():
         assert abs(sum(shares.values()) - 60) <= len(shares) / 2
 
 
+@pytest.mark.slow
 def test_what_a_teacher_can_skip_is_there():
     rows = re.findall(r"^\| (\d\d) \| (.*?) \|", (ROOT / "docs" / "teaching.md").read_text(), re.M)
     assert len(rows) == len(site_pages.chapters(ROOT)) - 1

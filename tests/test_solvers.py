@@ -219,6 +219,7 @@ def test_bad_input(call, sentence):
     assert len(str(error.value)) < 250
 
 
+@pytest.mark.slow_after_first
 @pytest.mark.parametrize("bad", [None, "one", True, 1j, [None], ["a"]])
 def test_a_time_that_is_no_number(bad):
     for make in SOLVERS.values():

@@ -66,6 +66,7 @@ def test_it_holds_what_memory_would(path):
         _ = ntk @ v[:20]
 
 
+@pytest.mark.slow
 def test_two_sets_and_a_kernel_that_is_kept_nowhere(tmp_path):
     across = make(tmp_path / "k", x2=X[:10] + 1)
     whole, v = np.asarray(nb.ntk(NET, X, X[:10] + 1)), np.arange(10.0)

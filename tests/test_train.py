@@ -99,6 +99,7 @@ def test_one_rate_for_each_array(setting):
     np.testing.assert_allclose(run.params[2], v, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_batches_see_every_example_once_in_an_epoch(reduction):
     # With f = params[i] on example i, an example that is drawn moves its own parameter and no other.
@@ -196,6 +197,7 @@ def test_divergence_is_reported_and_the_curves_end_before(setting):
     assert heavy.diverged_at == -1
 
 
+@pytest.mark.slow
 def test_divergence_in_an_ensemble_spares_the_others():
     init = lambda key, shape: (None, jnp.where(jax.random.uniform(key) < 0.5, 1.0, 3.0)[None])
     f = lambda params, x: params[0] ** 2 * x
