@@ -277,17 +277,18 @@ def over(front: np.ndarray, back: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 def test_baked_frames_are_the_pictures_of_the_panel():
     panel = demo()
-    baked = panel.bake("width", frames=5)
+    baked = panel.bake("width", frames=9)
     content = content_of(baked)
-    assert baked.frames == len(content["frames"]) == len(content["readings"]) == 5
+    assert baked.frames == len(content["frames"]) == len(content["readings"]) == 9
     assert content["controls"][0]["values"][0] == "4" and content["controls"][0]["values"][-1] == "1024"
     assert "64" in content["controls"][0]["values"]
-    assert len(content["backgrounds"]) == 1 and content["which"] == [0] * 5
-    panel.set(width=4)
-    composed = over(pixels(content["frames"][0]), pixels(content["backgrounds"][0]))
-    shown = over(pixels("," + base64.b64encode(panel.png()).decode()), np.zeros_like(composed))
-    assert composed.shape == shown.shape and np.abs(composed - shown).max() < 0.02
-    assert content["readings"][0] == panel.reading
+    assert len(content["backgrounds"]) == 1 and content["which"] == [0] * 9
+    for place, width in ((0, 4), (1, 8), (8, 1024)):  # every other one is drawn first, to know their size
+        panel.set(width=width)
+        composed = over(pixels(content["frames"][place]), pixels(content["backgrounds"][0]))
+        shown = over(pixels("," + base64.b64encode(panel.png()).decode()), np.zeros_like(composed))
+        assert composed.shape == shown.shape and np.abs(composed - shown).max() < 0.02
+        assert content["readings"][place] == panel.reading
 
 
 @pytest.mark.slow
