@@ -31,13 +31,23 @@ def examples(module):
     return doctest.testmod(module, extraglobs=NAMES, optionflags=doctest.ELLIPSIS)
 
 
+MODULES = [found.name for found in pkgutil.walk_packages(nb.__path__, "ntkbook.")]
+MODULES = [name for name in MODULES if not name.startswith((*NO_MODULES, *DOORS))]
+QUICK = {"ntkbook.networks.kernel", "ntkbook.dynamics.gradient"}
+OLD = "ignore::DeprecationWarning:(torch|gpytorch|linear_operator).*"
+
+
+@pytest.mark.filterwarnings(OLD)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in MODULES])
+def test_the_examples_run(name):
+    assert examples(importlib.import_module(name)).failed == 0
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|gpytorch|linear_operator).*")
-def test_the_examples_run():
-    names = [found.name for found in pkgutil.walk_packages(nb.__path__, "ntkbook.")]
-    results = [examples(importlib.import_module(name)) for name in names if not name.startswith((*NO_MODULES, *DOORS))]
-    assert sum(result.attempted for result in results) > 40
-    assert sum(result.failed for result in results) == 0
+@pytest.mark.filterwarnings(OLD)
+def test_there_are_examples():
+    found = [test for name in MODULES for test in doctest.DocTestFinder().find(importlib.import_module(name))]
+    assert QUICK < set(MODULES) and sum(len(test.examples) for test in found) > 40
 
 
 def test_a_wrong_example_is_seen():
