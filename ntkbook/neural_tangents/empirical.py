@@ -6,8 +6,7 @@ where the example axis is diagonal.
 """
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
 from typing import Any
@@ -17,8 +16,9 @@ import jax.numpy as jnp
 
 from ..finite import empirical, functions, programs
 from ..finite import linearize as expansions
-from . import kernels
+from ..pytrees import pytree, static
 from .batching import batch
+from .kernels import chosen, words_of
 
 
 class NtkImplementation(enum.IntEnum):
@@ -33,13 +33,12 @@ class NtkImplementation(enum.IntEnum):
 _METHODS = {0: "auto", 1: "auto", 2: "vector_product", 3: "layerwise"}
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["options"], meta_fields=["f"])
-@dataclass(frozen=True)
+@pytree
 class _WithOptions:
     """f with its keyword arguments, a value that compiled code can take."""
 
-    f: Callable
     options: Any
+    f: Callable = static()
 
     def __call__(self, params, x):
         return self.f(params, x, **self.options)
@@ -47,16 +46,15 @@ class _WithOptions:
 
 def _sides(f, x2, options: dict[str, Any]) -> tuple[Callable, Callable]:
     """f with its options, for x1 and for x2: of a pair, and of a random key, each has its own."""
+    if not options:
+        return f, f
     key = options.get("rng")
     if x2 is not None and key is not None and not isinstance(key, tuple):
         options = {**options, "rng": tuple(jax.random.split(key))}
-    of = lambda side: _WithOptions(f, {name: v[side] if _is_pair(v) else v for name, v in options.items()})
-    first = of(0) if options else f
-    return first, first if x2 is None or not any(map(_is_pair, options.values())) else of(1)
-
-
-def _is_pair(value) -> bool:
-    return isinstance(value, tuple) and len(value) == 2
+    is_pair = lambda value: isinstance(value, tuple) and len(value) == 2
+    of = lambda side: _WithOptions({name: v[side] if is_pair(v) else v for name, v in options.items()}, f)
+    first = of(0)
+    return first, first if x2 is None or not any(map(is_pair, options.values())) else of(1)
 
 
 def linearize(f, params):
@@ -77,33 +75,27 @@ def taylor_expand(f, params, degree):
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _static(axes):
-    return axes if isinstance(axes, int) else tuple(axes)
+def _letters(ndim: int, trace_axes, diagonal_axes) -> tuple[list[int], list[int], list[int]]:
+    """(second, kernel, traced): which axes a kernel has of outputs with letters 0, 1, ... and of `second` ones.
 
-
-def _letters(shape: Sequence[int], trace_axes, diagonal_axes) -> tuple[list[int], list[int], int]:
-    """(second, kernel, count): which axes a kernel has of outputs with letters 0, 1, ... and of `second` ones.
-
-    There are two axes of each axis of the outputs, one if it is diagonal, and none, averaged over `count`, if traced.
+    There are two axes of each axis of the outputs, one if it is diagonal, and none, averaged over, if traced.
     """
-    n = len(shape)
-    positive = lambda axes: {axis % n for axis in ((axes,) if isinstance(axes, int) else axes) if n}
+    positive = lambda axes: {axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes) if ndim}
     traced, diagonal = positive(trace_axes), positive(diagonal_axes)
     if traced & diagonal:
         raise ValueError(f"Expected axes that are traced or diagonal, got both for {traced & diagonal}.")
-    second = [i if i in traced | diagonal else n + i for i in range(n)]
-    kernel = [j for i in range(n) if i not in traced for j in ([i] if i in diagonal else [i, n + i])]
-    return second, kernel, prod(shape[i] for i in traced)
+    second = [i if i in traced | diagonal else ndim + i for i in range(ndim)]
+    kernel = [j for i in range(ndim) if i not in traced for j in ([i] if i in diagonal else [i, ndim + i])]
+    return second, kernel, sorted(traced)
 
 
-def _contract(a, b, shape: Sequence[int], trace_axes, diagonal_axes):
-    """Products of what two sets of outputs, of `shape`, have, over all axes that follow."""
-    n = len(shape)
-    second, kernel, count = _letters(shape, trace_axes, diagonal_axes)
-    rest = [2 * n + i for i in range(a.ndim - n)]
+def _contract(a, b, ndim: int, axes):
+    """Products of what two sets of outputs, of `ndim` axes, have, over all axes that follow."""
+    second, kernel, traced = _letters(ndim, *axes)
+    rest = [2 * ndim + i for i in range(a.ndim - ndim)]
     product: Any = jnp.einsum  # of operands and their lists of axes in turn
-    precision = jax.lax.Precision.HIGHEST
-    return product(a, [*range(n), *rest], b, [*second, *rest], kernel, precision=precision) / count
+    sums = product(a, [*range(ndim), *rest], b, [*second, *rest], kernel, precision=jax.lax.Precision.HIGHEST)
+    return sums / prod(a.shape[i] for i in traced)
 
 
 def _jacobian(f, params, x, is_by_example: bool):
@@ -112,10 +104,6 @@ def _jacobian(f, params, x, is_by_example: bool):
         return jax.jacrev(f)(params, x)
     one = lambda x: jax.jacrev(f)(params, jax.tree.map(lambda a: a[None], x))
     return jax.vmap(lambda x: jax.tree.map(lambda a: a[0], one(x)))(x)
-
-
-def _first(x):
-    return jax.tree.map(lambda a: a[:1], x)
 
 
 def _is_apart(f, params, x, vmap_axes) -> bool:
@@ -146,7 +134,6 @@ def empirical_ntk_fn(
     Axes in `trace_axes` are averaged over and absent, those in `diagonal_axes` appear once. A tree of outputs gives a
     tree of kernels.
     """
-    axes = _static(trace_axes), _static(diagonal_axes)
 
     def ntk_fn(x1, x2, params, **options):
         f1, f2 = _sides(f, x2, options)
@@ -154,55 +141,48 @@ def empirical_ntk_fn(
         out = jax.eval_shape(f1, params, x1)
         if is_apart and f1 is f2 and not isinstance(x1, list) and isinstance(out, jax.ShapeDtypeStruct) and out.ndim:
             n, shape = out.ndim, out.shape
-            second, kernel, count = _letters(shape, *axes)
+            second, kernel, traced = _letters(n, trace_axes, diagonal_axes)
             if {0, n} <= set(kernel):  # all pairs of examples
                 method, is_mean = _METHODS[int(implementation)], len(kernel) == 2
                 k = empirical.empirical_ntk(f1, params, x1, x2, method=method, outputs="mean" if is_mean else "full")
                 if is_mean:
                     return k
                 k = k.reshape(*k.shape[:2], *shape[1:], *shape[1:])
-                return jnp.einsum(k, [0, n, *range(1, n), *second[1:]], kernel) / count
-        sides = (f1, x1), (f2, x1 if x2 is None else x2)
-        pair = tuple(programs.trace(g, params, _first(x) if is_apart else x) for g, x in sides)
-        return _slow(pair, params, tuple(x for _, x in sides), is_apart, *axes)
+                return jnp.einsum(k, [0, n, *range(1, n), *second[1:]], kernel) / prod(shape[i] for i in traced)
+        return _products((f1, f2), params, (x1, x2), "rows" if is_apart else "jacobian", trace_axes, diagonal_axes)
 
     return ntk_fn
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
-def _slow(pair, params, inputs, is_apart, trace_axes, diagonal_axes):
-    """By Jacobians: any trees. The pair is of traced functions, so that equal operations compile once."""
-    jacobians = [_jacobian(f, params, x, is_apart) for f, x in zip(pair, inputs)]
-    seen = _first(inputs[0]) if is_apart else inputs[0]
-    leaves, structure = jax.tree.flatten(jax.eval_shape(pair[0], params, seen))
-
-    def kernel(j1, j2, out):
-        parts = list(zip(jax.tree.leaves(j1), jax.tree.leaves(j2), strict=True))
-        shape = parts[0][0].shape[: out.ndim]
-        return sum(_contract(a, b, shape, trace_axes, diagonal_axes) for a, b in parts)
-
-    pairs = zip(*map(structure.flatten_up_to, jacobians), leaves)
-    return jax.tree.unflatten(structure, [kernel(j1, j2, out) for j1, j2, out in pairs])
-
-
 def empirical_nngp_fn(f, trace_axes=(-1,), diagonal_axes=()):
     """nngp_fn(x1, x2, params, **options): products of outputs, of the same shapes as the tangent kernel."""
-    axes = _static(trace_axes), _static(diagonal_axes)
 
     def nngp_fn(x1, x2, params, **options):
-        sides = zip(_sides(f, x2, options), (x1, x1 if x2 is None else x2))
-        pair = tuple(programs.trace(g, params, x) for g, x in sides)
-        return _products(pair, params, (x1, x2), *axes)
+        return _products(_sides(f, x2, options), params, (x1, x2), "outputs", trace_axes, diagonal_axes)
 
     return nngp_fn
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _products(pair, params, inputs, trace_axes, diagonal_axes):
-    (f1, f2), (x1, x2) = pair, inputs
-    out1 = f1(params, x1)
-    out2 = out1 if x2 is None else f2(params, x2)
-    return jax.tree.map(lambda a, b: _contract(a, b, a.shape, trace_axes, diagonal_axes), out1, out2)
+def _products(sides, params, inputs, of: str, *axes):
+    """Products `of` outputs, or of Jacobians: any trees. Functions are traced, and equal operations compile once."""
+    inputs = inputs[0], inputs[0] if inputs[1] is None else inputs[1]
+    seen = [jax.tree.map(lambda a: a[:1], x) if of == "rows" else x for x in inputs]
+    pair = tuple(programs.trace(f, params, x) for f, x in zip(sides, seen))
+    return _slow(pair, params, inputs, of, tuple(one if isinstance(one, int) else tuple(one) for one in axes))
+
+
+@partial(jax.jit, static_argnames=("of", "axes"))
+def _slow(pair, params, inputs, of, axes):
+    each = lambda f, x: f(params, x) if of == "outputs" else _jacobian(f, params, x, of == "rows")
+    ranks = [0] if of == "outputs" else list(map(jnp.ndim, jax.tree.leaves(params)))
+
+    def kernel(u, v):  # of one output
+        parts = zip(jax.tree.leaves(u), jax.tree.leaves(v), ranks, strict=True)
+        return sum(_contract(a, b, a.ndim - rank, axes) for a, b, rank in parts)
+
+    structure = pair[0].code.out
+    u, v = (structure.flatten_up_to(each(f, x)) for f, x in zip(pair, inputs))
+    return jax.tree.unflatten(structure, list(map(kernel, u, v)))
 
 
 def empirical_kernel_fn(f, trace_axes=(-1,), diagonal_axes=(), *ntk_arguments, **ntk_options):
@@ -214,15 +194,7 @@ def empirical_kernel_fn(f, trace_axes=(-1,), diagonal_axes=(), *ntk_arguments, *
         "nngp": empirical_nngp_fn(f, trace_axes, diagonal_axes),
         "ntk": empirical_ntk_fn(f, trace_axes, diagonal_axes, *ntk_arguments, **ntk_options),
     }
-
-    def kernel_fn(x1, x2, get, params, **options):
-        words = kernels.words_of(get) or ("nngp", "ntk")
-        if set(words) - set(fns):
-            raise ValueError(f"Expected get to be 'nngp', 'ntk' or a tuple of them, got {get!r}.")
-        parts = [fns[word](x1, x2, params, **options) for word in words]
-        return parts[0] if isinstance(get, str) else kernels.named(words, parts)
-
-    return kernel_fn
+    return lambda x1, x2, get, params, **options: chosen(get, lambda word: fns[word](x1, x2, params, **options))
 
 
 def empirical_ntk_vp_fn(f, x1, x2, params, **options):
@@ -255,25 +227,22 @@ def monte_carlo_kernel_fn(
     """
     kernel_fn = empirical_kernel_fn(apply_fn, *kernel_arguments, **kernel_options)
 
-    @partial(jax.jit, static_argnames=("get", "names"))
-    def one(key, x1, x2, *, get, names, values):
+    @partial(jax.jit, static_argnames=("words", "names"))
+    def one(x1, x2, key, words, names, values):
         key_init, key_apply = jax.random.split(key)
         _, params = init_fn(key_init, jax.tree.map(lambda x: x.shape, x1))
-        options = {"rng": key_apply, **dict(zip(names, values))}
-        return tuple(kernel_fn(x1, x2, get, params, **options))
+        return tuple(kernel_fn(x1, x2, words, params, rng=key_apply, **dict(zip(names, values))))
 
     def means(counts, x1, x2, get, options):
-        words = kernels.words_of(get) or ("nngp", "ntk")
-        given = dict(get=words, names=tuple(options), values=tuple(options.values()))
-        tiled = batch(lambda x1, x2, key: one(key, x1, x2, **given), batch_size)
-        total, done = None, 0
+        words, total, done = words_of(get), None, 0
         for count in counts:
             for i in range(done, count):
-                parts = tiled(x1, x2, jax.random.fold_in(key, i))
+                key_i = jax.random.fold_in(key, i)
+                parts = batch(one, batch_size)(x1, x2, key_i, words, tuple(options), tuple(options.values()))
                 total = parts if total is None else jax.tree.map(jnp.add, total, parts)
             done = count
-            average = jax.tree.map(lambda a, n=count: a / n, total)
-            yield average[0] if isinstance(get, str) else kernels.named(words, average)
+            average = dict(zip(words, jax.tree.map(lambda a, n=count: a / n, total)))
+            yield chosen(get, average.get)
 
     def get_kernel(x1, x2=None, get=None, **options):
         if isinstance(n_samples, Iterable):

@@ -51,9 +51,7 @@ class Kernel:
     mask1: Any = None
     mask2: Any = None
 
-    def replace(self, **changes) -> "Kernel":
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
+    replace = dataclasses.replace
 
     def asdict(self) -> dict[str, Any]:
         """The fields by name."""
@@ -64,34 +62,45 @@ class Kernel:
         return tuple(vars(self).values())
 
 
+# Arguments that have no counterpart unless they are left at their default, and the nearest thing that there is.
+_ARGUMENTS = {
+    "pattern": "none, as networks on graphs have no kernel here",
+    "mask_constant": "to pad and pool, or to leave masked examples out",
+    "pos_emb_decay_fn": "ntkbook.SelfAttention(position_decay=...)",
+    "n_chan_pos_emb": "as many channels as there are, to which positions are added",
+    "val_pos_emb": "positions in queries and keys alone, val_pos_emb=False",
+}
+
+
 def refuse(is_absent: bool, what: str, nearest: str) -> None:
     """Raises NotImplementedError, in the one sentence that this room has for it."""
     if is_absent:
         raise NotImplementedError(f"{what} is not known here. The nearest: {nearest}.")
 
 
-def words_of(get) -> tuple[str, ...] | None:
-    """`get` as a tuple of words, or None for everything."""
-    if get is None:
-        return None
-    return tuple(word.lower() for word in ((get,) if isinstance(get, str) else get))
+def refuse_arguments(given: dict[str, Any]) -> None:
+    """Raises NotImplementedError for arguments without a counterpart; all are None or False by default."""
+    for name in given.keys() & _ARGUMENTS:
+        refuse(given[name] is not None and given[name] is not False, f"The argument {name}", _ARGUMENTS[name])
 
 
-def select(result, get):
-    """`result` itself, one of its parts, or some of them as a named tuple in the order asked for."""
+def chosen(get, part_of: Callable[[str], Any], known=("nngp", "ntk"), name: str = "Kernels"):
+    """part_of(word) for the one word that `get` is, or a named tuple for several; equal words make one type.
+
+    Raises:
+        ValueError: for words that are not `known`.
+    """
     words = words_of(get)
-    if words is None:
-        return result
-    unknown = [word for word in words if not hasattr(result, word)]
-    if unknown or not words:
-        raise ValueError(f"Expected get to name parts of the kernel, such as 'nngp' or 'ntk', got {get!r}.")
-    parts = [getattr(result, word) for word in words]
-    return parts[0] if isinstance(get, str) else named(words, parts)
+    if not words or set(words) - set(known):
+        raise ValueError(f"Expected get to be one or several of {', '.join(known)}, got {get!r}.")
+    parts = tuple(map(part_of, words))
+    return parts[0] if isinstance(get, str) else _named_tuple(name, words)(*parts)
 
 
-def named(words, parts, name: str = "Kernels"):
-    """A named tuple; equal words make one type, as trees want it."""
-    return _named_tuple(name, tuple(words))(*parts)
+def words_of(get) -> tuple[str, ...]:
+    """The words that are asked for; both kernels for None."""
+    words = (get,) if isinstance(get, str) else ("nngp", "ntk") if get is None else get
+    return tuple(word.lower() for word in words)
 
 
 _named_tuple = cache(namedtuple)
@@ -108,19 +117,20 @@ def relaxed(function: Callable) -> Callable:
     return call
 
 
-def from_core(k: Signals, shapes, *, is_same: bool, diagonal_spatial: bool, axes: tuple[int, int]) -> Kernel:
-    """What our layers made, as the guest has it; `shapes` are those of the two signals."""
-    shape1, shape2 = shapes
+def from_core(k: Signals, is_same: bool, diagonal_spatial: bool = False, axes: Callable = tuple) -> Kernel:
+    """What our layers made, as the guest has it; `axes` puts what is in our order, examples first, in the guest's."""
     nngp, ntk = k.nngp, k.ntk
     var1, var2 = k.var1[..., 0], k.var2[..., 0, :]  # asked for by the caller
     n = 0 if k.keep == "none" else nngp.ndim - 2 if k.keep == "same" else (nngp.ndim - 2) // 2
-    if k.keep == "all" and (diagonal_spatial or k.inside1 is None or k.inside2 is None):
-        nngp, ntk = positions.diagonal(nngp, n), positions.diagonal(ntk, n)
-        var1, var2 = (v.reshape(*nngp.shape[:n], -1) for v in (var1, var2))
-        diagonal_spatial = True
-    elif k.keep == "all" and k.inside1 is not None and k.inside2 is not None:
+    sizes = [nngp.shape[pair[0]] for pair in positions.position_axes(n, k.keep)]
+    is_diagonal = k.keep == "same"
+    if k.keep == "all" and k.inside1 is not None and k.inside2 is not None and not diagonal_spatial:
         var1, var2 = k.inside1.nngp[..., 0], k.inside2.nngp[..., 0, :]
+    elif k.keep == "all":
+        nngp, ntk, is_diagonal = positions.diagonal(nngp, n), positions.diagonal(ntk, n), True
+        var1, var2 = (v.reshape(*sizes, -1) for v in (var1, var2))
     cov1, cov2 = (jnp.moveaxis(v, -1, 0) for v in (var1, var2))
+    order = axes(tuple(range(len(sizes) + 2)))
     return Kernel(
         nngp=positions.examples_first(nngp),
         ntk=positions.examples_first(ntk),
@@ -131,11 +141,11 @@ def from_core(k: Signals, shapes, *, is_same: bool, diagonal_spatial: bool, axes
         is_reversed=False,
         is_input=False,
         diagonal_batch=True,
-        diagonal_spatial=diagonal_spatial and n > 0,
-        shape1=shape1,
-        shape2=shape2,
-        batch_axis=axes[0],
-        channel_axis=axes[1] % len(shape1),
+        diagonal_spatial=is_diagonal,
+        shape1=axes((len(cov1), *sizes, k.width)),
+        shape2=axes((len(cov2), *sizes, k.width)),
+        batch_axis=order.index(0),
+        channel_axis=order.index(len(order) - 1),
     )
 
 
@@ -149,21 +159,18 @@ def to_core(k: Kernel) -> Signals:
     refuse(is_strange, "A Kernel with masks, or with positions in reverse order", "one without")
     nngp = jnp.moveaxis(jnp.asarray(k.nngp), (0, 1), (-2, -1))
     ntk = jnp.zeros_like(nngp) if k.ntk is None else jnp.moveaxis(jnp.asarray(k.ntk), (0, 1), (-2, -1))
-    cov1, cov2 = _per_example(k, k.cov1), _per_example(k, k.cov1 if k.cov2 is None else k.cov2)
-    n_pairs = nngp.ndim - 2
-    keep = "none" if n_pairs == 0 else "same" if k.diagonal_spatial else "all"
+    cov1, cov2 = (jnp.asarray(cov) for cov in (k.cov1, k.cov1 if k.cov2 is None else k.cov2))
+    if k.diagonal_batch:
+        cov1, cov2 = (jnp.moveaxis(cov, 0, -1) for cov in (cov1, cov2))
+    else:
+        cov1, cov2 = (jnp.diagonal(cov, axis1=0, axis2=1) for cov in (cov1, cov2))
+    keep = "none" if nngp.ndim == 2 else "same" if k.diagonal_spatial else "all"
     width = 1 if k.shape1 is None else k.shape1[k.channel_axis]
     made = Signals(nngp, ntk, None, None, width=width, is_gaussian=k.is_gaussian, keep=keep)
     if keep != "all":
         return made.replace(var1=cov1[..., None], var2=cov2[..., None, :])
     inside1, inside2 = (_inside(made, cov, axis) for cov, axis in ((cov1, -1), (cov2, -2)))
     return made.replace(var1=inside1.var1, var2=inside2.var2, inside1=inside1, inside2=inside2)
-
-
-def _per_example(k: Kernel, cov) -> Array:
-    """A covariance of each example with itself, examples last."""
-    cov = jnp.asarray(cov)
-    return jnp.moveaxis(cov, 0, -1) if k.diagonal_batch else jnp.diagonal(cov, axis1=0, axis2=1)
 
 
 def _inside(k: Signals, cov: Array, axis: int) -> Signals:

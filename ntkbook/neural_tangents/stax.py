@@ -4,26 +4,24 @@ Each is a triple (init_fn, apply_fn, kernel_fn). Positions of arguments are the 
 mean the same. What has no counterpart raises NotImplementedError, which names the nearest thing there is.
 """
 
-import enum
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
+from typing import Any
 
 import jax.numpy as jnp
 
 from ..networks import activations, attention, convolution, layers, quadrature
 from ..networks import smooth_activations as smooth
 from ..networks.paths import Concat, Sum
-from .kernels import refuse
-from .wiring import Chain, FanIn, Guest, Parallel, Triple, WithDual, chain_of, triple
+from .kernels import refuse, refuse_arguments
+from .wiring import FanIn, Guest, KernelFn, Parallel, Triple, WithDual, joined, triple
 from .wiring import FanOut as _FanOut
 
-Padding = enum.Enum("Padding", ["CIRCULAR", "SAME", "VALID"])
-AttentionMechanism = enum.Enum("AttentionMechanism", ["ABS", "IDENTITY", "RELU", "SOFTMAX"])
-PositionalEmbedding = enum.Enum("PositionalEmbedding", ["CONCAT", "NONE", "SUM"])
-
-
-def _word(value) -> str:
-    return value.name if isinstance(value, enum.Enum) else str(value).upper()
+Padding = StrEnum("Padding", ["CIRCULAR", "SAME", "VALID"])
+AttentionMechanism = StrEnum("AttentionMechanism", ["ABS", "IDENTITY", "RELU", "SOFTMAX"])
+PositionalEmbedding = StrEnum("PositionalEmbedding", ["CONCAT", "NONE", "SUM"])
 
 
 # ---------------------------------------------------------------------------- layers one after another and side by side
@@ -31,48 +29,59 @@ def _word(value) -> str:
 
 def serial(*layers: Triple) -> Triple:
     """Layers one after another."""
-    return triple(sum(map(chain_of, layers), Chain()), "serial")
-
-
-def parallel(*layers: Triple) -> Triple:
-    """Paths side by side: after FanOut, and before FanInSum or the end of the network."""
-    paths = tuple(map(chain_of, layers))
-    axes = sum(paths, Chain())
-    return triple(Chain((Parallel(paths),), axes.axes_in, axes.axes_out), "parallel")
+    return triple(joined(layers, "serial"))
 
 
 def repeat(layer: Triple, n: int) -> Triple:
     """A layer n times over, each time with parameters of its own."""
-    return triple(sum([chain_of(layer)] * n, Chain()), "repeat")
+    return triple(joined([layer] * n, "repeat"))
+
+
+def parallel(*layers: Triple) -> Triple:
+    """Paths side by side: after FanOut, and before FanInSum or the end of the network."""
+    paths = Parallel(tuple(joined([layer], "path").parts for layer in layers))
+    ends = joined(layers, "parallel")
+    return triple(KernelFn((paths,), ends.axes_in, ends.axes_out, "parallel"))
 
 
 def FanOut(num: int) -> Triple:
     """`num` copies of what comes in."""
-    return triple(Chain((_FanOut(num),)), "FanOut")
+    return triple(KernelFn((_FanOut(num),), name="FanOut"))
 
 
 def FanInSum() -> Triple:
     """The sum of all paths."""
-    return triple(Chain((FanIn(Sum),)), "FanInSum")
+    return triple(KernelFn((FanIn(Sum),), name="FanInSum"))
 
 
 def FanInConcat(axis: int = -1) -> Triple:
     """The channels of all paths, one after another."""
     refuse(axis not in (-1, None), f"FanInConcat({axis})", "FanInConcat(-1), along the channels")
-    return triple(Chain((FanIn(Concat),)), "FanInConcat")
+    return triple(KernelFn((FanIn(Concat),), name="FanInConcat"))
 
 
 # ------------------------------------------------------------------------------------------------------ linear layers
 
 
 def _door(make: Callable, name: str = "", formula: str = "") -> Callable[..., Triple]:
-    """`make` gives a layer of ours, and where it has any, the axes of batch and channels before it and after it."""
+    """`make` gives a layer of ours; or that, and the axes of batch and channels before it and after it.
+
+    Where it gives the layer alone, these are its arguments `batch_axis` and `channel_axis`, if it has them.
+    """
+    signature = inspect.signature(make)
 
     @wraps(make)
     def layer(*arguments, **options) -> Triple:
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        given = bound.arguments
+        refuse_arguments(given)
         made = make(*arguments, **options)
-        made, axes_in, *axes_out = made if isinstance(made, tuple) else (made, None)
-        return triple(Chain((made,), axes_in, *(axes_out or [axes_in])), layer.__name__)
+        if not isinstance(made, tuple):
+            axes = (given["batch_axis"], given["channel_axis"]) if "channel_axis" in given else None
+            made = made, axes, axes
+        made, axes_in, axes_out = made
+        return triple(KernelFn((made,), axes_in, axes_out, layer.__name__))
 
     if name:
         layer.__name__ = layer.__qualname__ = name
@@ -80,7 +89,7 @@ def _door(make: Callable, name: str = "", formula: str = "") -> Callable[..., Tr
     return layer
 
 
-def _width_given(parameterization, s):
+def _checked(parameterization, s):
     refuse(parameterization == "standard" and tuple(s) != (1, 1), f"s={s}", "s=(1, 1), the width that is given")
     return parameterization
 
@@ -88,8 +97,7 @@ def _width_given(parameterization, s):
 @_door
 def Dense(out_dim, W_std=1.0, b_std=None, batch_axis=0, channel_axis=-1, parameterization="ntk", s=(1, 1)):
     """A dense layer; without `b_std` it has no bias."""
-    made = layers.Dense(int(out_dim), W_std, b_std, parameterization=_width_given(parameterization, s))
-    return made, (batch_axis, channel_axis)
+    return layers.Dense(int(out_dim), W_std, b_std, parameterization=_checked(parameterization, s))
 
 
 @_door
@@ -105,64 +113,55 @@ def Conv(
     s=(1, 1),
 ):
     """A convolution; `dimension_numbers` say where batch, channels and directions are, as ("NCHW", "OIHW", "NCHW")."""
-    filter_shape, strides = _window(filter_shape, strides)
-    axes = (0, -1), (0, -1)
+    (window, strides), axes = _window(filter_shape, strides), ((0, -1), (0, -1))
     if dimension_numbers is not None:
         data, weights, out = dimension_numbers
         directions = [c for c in data if c not in "NC"]
         refuse(directions != [c for c in out if c not in "NC"], f"{dimension_numbers}", "directions in one order")
         order = [[c for c in weights if c not in "IO"].index(c) for c in directions]
-        filter_shape, strides = (tuple(sizes[i] for i in order) for sizes in (filter_shape, strides))
+        window, strides = (tuple(sizes[i] for i in order) for sizes in (window, strides))
         axes = [(spec.index("N"), spec.index("C")) for spec in (data, out)]
-    shape = int(out_chan), filter_shape, strides, _word(padding)
-    return convolution.Conv(*shape, W_std, b_std, parameterization=_width_given(parameterization, s)), *axes
+    kind = _checked(parameterization, s)
+    return convolution.Conv(int(out_chan), window, strides, _word(padding), W_std, b_std, parameterization=kind), *axes
 
 
-def _window(shape: Sequence[int], strides: Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    shape = tuple(map(int, shape))
-    return shape, (1,) * len(shape) if strides is None else tuple(map(int, strides))
+def _window(shape, strides):
+    """Both as the guest means them: windows overlap unless strides say otherwise."""
+    return tuple(map(int, shape)), (1,) * len(shape) if strides is None else tuple(map(int, strides))
+
+
+def _word(value) -> str:
+    return str(value).upper()
 
 
 @_door
 def AvgPool(window_shape, strides=None, padding="VALID", normalize_edges=False, batch_axis=0, channel_axis=-1):
     """The mean over windows, which overlap unless `strides` say otherwise."""
-    window = _window(window_shape, strides)
-    return convolution.AvgPool(*window, _word(padding), normalize_edges=normalize_edges), (batch_axis, channel_axis)
+    return convolution.AvgPool(*_window(window_shape, strides), _word(padding), normalize_edges=normalize_edges)
 
 
 @_door
 def SumPool(window_shape, strides=None, padding="VALID", batch_axis=0, channel_axis=-1):
     """The sum over windows."""
-    return convolution.AvgPool(*_window(window_shape, strides), _word(padding), is_sum=True), (batch_axis, channel_axis)
+    return convolution.AvgPool(*_window(window_shape, strides), _word(padding), is_sum=True)
 
 
 @_door
 def GlobalAvgPool(batch_axis=0, channel_axis=-1):
     """The mean over all positions."""
-    return convolution.GlobalAvgPool(), (batch_axis, channel_axis), _flat(batch_axis, channel_axis)
+    return convolution.GlobalAvgPool()
 
 
 @_door
 def GlobalSumPool(batch_axis=0, channel_axis=-1):
     """The sum over all positions."""
-    return convolution.GlobalAvgPool(is_sum=True), (batch_axis, channel_axis), _flat(batch_axis, channel_axis)
-
-
-def _flat(batch_axis: int, channel_axis: int) -> tuple[int, int]:
-    """The same order of two axes; negative ones are last."""
-    return (0, 1) if batch_axis % 100 < channel_axis % 100 else (1, 0)
+    return convolution.GlobalAvgPool(is_sum=True)
 
 
 @_door
 def Flatten(batch_axis=0, batch_axis_out=0):
     """All positions and channels as channels."""
-    return convolution.Flatten(), (batch_axis, 0 if batch_axis == -1 else -1), _flat(batch_axis_out, 1 - batch_axis_out)
-
-
-@_door
-def Identity():
-    """What comes in."""
-    return activations.Identity()
+    return convolution.Flatten(), (batch_axis, 0 if batch_axis == -1 else -1), (batch_axis_out, 1 - batch_axis_out)
 
 
 @_door
@@ -175,10 +174,9 @@ def Dropout(rate, mode="train"):
 @_door
 def LayerNorm(axis=-1, eps=1e-12, batch_axis=0, channel_axis=-1):
     """Normalization over the channels."""
-    refuse(
-        axis not in (channel_axis, (channel_axis,), [channel_axis]), f"LayerNorm(axis={axis})", "over channels alone"
-    )
-    return layers.LayerNorm(eps), (batch_axis, channel_axis)
+    is_other = axis not in (channel_axis, (channel_axis,), [channel_axis])
+    refuse(is_other, f"LayerNorm(axis={axis})", "over channels alone")
+    return layers.LayerNorm(eps)
 
 
 @_door
@@ -205,10 +203,8 @@ def GlobalSelfAttention(
 ):
     """Self-attention on sequences and images."""
     mechanism, positions = _word(attention_mechanism), _word(pos_emb_type)
-    refuse(pos_emb_decay_fn is not None, "pos_emb_decay_fn", "ntkbook.SelfAttention(position_decay=...)")
-    refuse(n_chan_pos_emb is not None, "n_chan_pos_emb", "as many channels as there are, to which positions are added")
-    refuse(positions == "CONCAT" or val_pos_emb, "Positions beside channels or in values", "pos_emb_type='SUM'")
-    made = attention.SelfAttention(
+    refuse(positions == "CONCAT", "Positions beside channels", "pos_emb_type='SUM'")
+    return attention.SelfAttention(
         int(n_chan_out),
         int(n_heads),
         int(n_chan_key),
@@ -223,31 +219,29 @@ def GlobalSelfAttention(
         position_std=W_pos_emb_std if positions == "SUM" else 0.0,
         position_decay=None,
     )
-    return made, (batch_axis, channel_axis)
 
 
 # -------------------------------------------------------------------------------------------------------- activations
 
 
+_elements, _polynomial, _SIGMOID = quadrature.Elementwise, smooth.Polynomial, (0.5, 1 / 2.4020563531719796, 0.5)
+
+
 def _leaky(a, b) -> layers.Layer:
-    return activations.LeakyRelu(a / b, b) if b != 0 else quadrature.Elementwise(lambda x: a * jnp.minimum(x, 0))
+    return activations.LeakyRelu(a / b, b) if b != 0 else _elements(lambda x: a * jnp.minimum(x, 0))
 
 
 def _gaussian(a=1, b=-1) -> layers.Layer:
-    return smooth.Gaussian(a, -b) if b < 0 else quadrature.Elementwise(lambda x: a * jnp.exp(b * x * x))
+    return smooth.Gaussian(a, -b) if b < 0 else _elements(lambda x: a * jnp.exp(b * x * x))
 
 
 def _rectified(degree: int) -> layers.Layer:
     first = [activations.Step(), activations.Relu()]
-    return first[degree] if degree < 2 else quadrature.Elementwise(lambda x: jnp.maximum(x, 0) ** degree)
+    return first[degree] if degree < 2 else _elements(lambda x: jnp.maximum(x, 0) ** degree)
 
 
-def _elementwise(fn=None, nngp_fn=None, d_nngp_fn=None) -> layers.Layer:
-    if nngp_fn is not None:
-        return WithDual(fn, nngp_fn, d_nngp_fn)
-    if fn is None:
-        raise ValueError("Expected a function, or its nngp_fn, got neither.")
-    return quadrature.Elementwise(fn)
+def _elementwise(fn: Any = None, nngp_fn=None, d_nngp_fn=None) -> layers.Layer:
+    return _elements(fn) if nngp_fn is None else WithDual(fn, nngp_fn, d_nngp_fn)
 
 
 def _exp_normalized(gamma=1, shift=-1, do_clip=False) -> layers.Layer:
@@ -259,9 +253,7 @@ def _exp_normalized(gamma=1, shift=-1, do_clip=False) -> layers.Layer:
     return WithDual(None, nngp_fn)
 
 
-_elements, _polynomial = quadrature.Elementwise, smooth.Polynomial
-_SIGMOID = 0.5, 1 / 2.4020563531719796, 0.5
-
+Identity = _door(lambda: activations.Identity(), "Identity", "What comes in")
 Relu = _door(lambda do_stabilize=False: activations.Relu(), "Relu", "max(x, 0)")
 LeakyRelu = _door(lambda alpha, do_stabilize=False: _leaky(alpha, 1), "LeakyRelu", "x > 0: x, else alpha x")
 ABRelu = _door(lambda a, b, do_stabilize=False: _leaky(a, b), "ABRelu", "x > 0: b x, else a x")
@@ -293,29 +285,28 @@ def layer(layer_fn: Callable[..., Triple]) -> Callable[..., Triple]:
     return _door(wraps(layer_fn)(lambda *arguments, **options: Guest(*layer_fn(*arguments, **options))))
 
 
-def requires(**needs) -> Callable[[Callable], Callable]:
+def requires(*arguments, **needs) -> Callable[[Callable], Callable]:
     """A decorator of a kernel function; all variances and pairs of positions are there without it."""
-    return lambda kernel_fn: kernel_fn
+    return lambda function: function
+
+
+Bool = StrEnum("Bool", ["NO", "MAYBE", "YES"])
+Diagonal = dict  # what `requires` is told
+supports_masking = requires  # masks are refused where a kernel is asked for
 
 
 # ------------------------------------------------------------------------------------------------- what there is not
 
-_NEAREST = {
-    "Aggregate": "none, as networks on graphs have no kernel here",
-    "AggregateImplementation": "none, as networks on graphs have no kernel here",
-    "Bool": "a subclass of ntkbook.Layer with `requires`",
-    "ConvLocal": "Conv, which shares its weights over positions",
-    "ConvTranspose": "Conv",
-    "Diagonal": "a subclass of ntkbook.Layer with `requires`",
-    "DotGeneral": "Dense and Conv, whose weights are random",
-    "FanInProd": "FanInSum",
-    "ImageResize": "AvgPool, or jax.image.resize of the inputs",
-    "Index": "GlobalAvgPool or Flatten",
-    "MaskedArray": "none, as there are no masks here",
-    "Slice": "GlobalAvgPool or Flatten",
-    "supports_masking": "none, as there are no masks here",
-    "unmask_fn": "none, as there are no masks here",
+_ABSENT = {
+    "none, as networks on graphs have no kernel here": "Aggregate AggregateImplementation",
+    "none, as there are no masks here": "MaskedArray unmask_fn",
+    "Conv, which shares its weights over positions": "ConvLocal ConvTranspose",
+    "Dense and Conv, whose weights are random": "DotGeneral",
+    "FanInSum": "FanInProd",
+    "AvgPool, or jax.image.resize of the inputs": "ImageResize",
+    "GlobalAvgPool or Flatten": "Index Slice",
 }
+_NEAREST = {name: nearest for nearest, names in _ABSENT.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Callable:

@@ -4,7 +4,7 @@ A triple's kernel function carries the layers that made it, so that unpacked tri
 rewritten: FanOut(2), parallel(f, g), FanInSum() is a sum of two paths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from .. import checks
 from ..networks import kernel as core
-from ..networks import layers, positions
+from ..networks import layers
 from ..networks.activations import Activation
-from ..networks.signals import Signals, input_signals
+from ..networks.signals import input_signals
 from ..pytrees import pytree, static
 from . import kernels
 from .kernels import refuse
@@ -34,9 +34,9 @@ class FanOut:
 
 @dataclass(frozen=True)
 class Parallel:
-    """Paths side by side."""
+    """Paths side by side, each a tuple of parts."""
 
-    paths: tuple["Chain", ...]
+    paths: tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -46,138 +46,84 @@ class FanIn:
     join: Any
 
 
-@dataclass(frozen=True)
-class Chain:
-    """What the guest puts in series: layers of ours and fans; and where batch and channels are at both ends."""
-
-    parts: tuple[Any, ...] = ()
-    axes_in: Axes = None
-    axes_out: Axes = None
-
-    def __add__(self, other: "Chain") -> "Chain":
-        return Chain(self.parts + other.parts, self.axes_in or other.axes_in, other.axes_out or self.axes_out)
-
-    def split(self) -> tuple[list[core.Layer], list["Chain"]] | None:
-        """(layers, the paths that stay apart after them), with every fan closed; None for paths without a FanOut.
-
-        Raises:
-            ValueError: where the number of paths changes.
-        """
-        trunk, paths = [], []
-        for part in self.parts:
-            if isinstance(part, core.Layer) and not paths:
-                trunk.append(part)
-            elif isinstance(part, FanOut) and not paths:
-                paths = [Chain()] * part.count
-            elif isinstance(part, Parallel) and paths:
-                if len(paths) != len(part.paths):
-                    raise ValueError(f"Expected {len(paths)} paths side by side, as before, got {len(part.paths)}.")
-                paths = [before + path for before, path in zip(paths, part.paths)]
-            elif isinstance(part, FanIn) and paths:
-                trunk.append(part.join(*(path.network for path in paths)))
-                paths = []
-            else:
-                return None
-        return trunk, paths
-
-    @cached_property
-    def ends(self) -> list["Chain"]:
-        """One chain for each path that stays apart to the end; none if there is one end."""
-        found = self.split()
-        return [replace(self, parts=(*found[0], *path.parts)) for path in found[1]] if found else []
-
-    @cached_property
-    def network(self) -> core.Layer:
-        """The network of ours that the chain is.
-
-        Raises:
-            NotImplementedError: if its paths are apart at one of its ends.
-        """
-        found = self.split()
-        if found is None or found[1]:
-            raise NotImplementedError("Paths need a FanOut before them, and end in FanInSum or FanInConcat.")
-        return layers.serial(*found[0])
-
-
-def chain_of(triple) -> Chain:
-    """The chain in a triple.
-
-    Raises:
-        TypeError: for what is no triple.
-        NotImplementedError: for a triple made by hand.
-    """
-    if not isinstance(triple, (tuple, list)) or len(triple) < 3:
-        raise TypeError(f"Expected layers as triples (init_fn, apply_fn, kernel_fn), got {checks.describe(triple)}.")
-    if not isinstance(triple[2], KernelFn):
-        raise NotImplementedError(
-            "Three functions alone are no layer: decorate what makes them with stax.layer, or write a subclass of "
-            "ntkbook.Layer with init, apply and kernel."
-        )
-    return triple[2].chain
-
-
-def triple(chain: Chain, name: str) -> Triple:
-    """(init_fn, apply_fn, kernel_fn) of a chain."""
-    if chain.ends:
-        return _triple_of_ends([triple(end, name) for end in chain.ends], KernelFn(chain, name))
-    is_one = len(chain.parts) == 1 and name not in ("serial", "repeat")  # its own parameters, not a list of one
-
-    @kernels.relaxed
-    def init_fn(rng, input_shape, **options):
-        refuse_trees(input_shape)
-        shape, params = chain.network.init(rng, _inward(tuple(input_shape), chain.axes_in))
-        return _outward(tuple(shape), chain.axes_out), params[0] if is_one else params
-
-    @kernels.relaxed
-    def apply_fn(params, inputs, **options):
-        refuse_trees(inputs)
-        out = chain.network.apply([params] if is_one else params, _inward(inputs, chain.axes_in))
-        return _outward(out, chain.axes_out)
-
-    for function, kind in ((init_fn, "init"), (apply_fn, "apply")):
-        function.__name__ = name
-        function.__qualname__ = f"{name}.{kind}"
-    return init_fn, apply_fn, KernelFn(chain, name)
-
-
-def _triple_of_ends(triples: list[Triple], kernel_fn: "KernelFn") -> Triple:
-    """Each end is a network of its own, and all have one kernel function."""
-
-    def init_fn(rng, input_shape, **options):
-        keys = jax.random.split(rng, len(triples))
-        made = [init(key, input_shape) for (init, _, _), key in zip(triples, keys)]
-        return [shape for shape, _ in made], [params for _, params in made]
-
-    def apply_fn(params, inputs, **options):
-        return [apply(own, inputs) for (_, apply, _), own in zip(triples, params, strict=True)]
-
-    return init_fn, apply_fn, kernel_fn
-
-
 @dataclass(frozen=True, eq=False)
 class KernelFn:
-    """The guest's kernel function: of two inputs, or of a `Kernel` that comes from another network."""
+    """The guest's kernel function, of two inputs, or of a `Kernel` that comes from another network.
 
-    chain: Chain
+    It carries what the guest puts in series, layers of ours and fans, and where batch and channels are at both ends.
+    Paths that stay apart to the end are networks of their own, and give lists.
+    """
+
+    parts: tuple[Any, ...]
+    axes_in: Axes = None
+    axes_out: Axes = None
     name: str = "serial"
 
     @property
     def __name__(self) -> str:
         return self.name
 
+    @cached_property
+    def split(self) -> tuple[tuple[core.Layer, ...], list[tuple[Any, ...]]] | None:
+        """(layers, the paths that stay apart after them), with every fan closed; None for paths without a FanOut.
+
+        Raises:
+            ValueError: where the number of paths changes.
+        """
+        trunk, paths = (), []
+        for part in self.parts:
+            if isinstance(part, core.Layer) and not paths:
+                trunk += (part,)
+            elif isinstance(part, FanOut) and not paths:
+                paths = [()] * part.count
+            elif isinstance(part, Parallel) and paths:
+                if len(paths) != len(part.paths):
+                    raise ValueError(f"Expected {len(paths)} paths side by side, as before, got {len(part.paths)}.")
+                paths = [before + path for before, path in zip(paths, part.paths)]
+            elif isinstance(part, FanIn) and paths:
+                trunk, paths = (*trunk, part.join(*(KernelFn(path).network for path in paths))), []
+            else:
+                return None
+        return trunk, paths
+
+    @cached_property
+    def ends(self) -> list["KernelFn"]:
+        """One for each path that stays apart to the end; none if there is one end."""
+        trunk, paths = self.split or ((), [])
+        return [replace(self, parts=trunk + path) for path in paths]
+
+    @cached_property
+    def network(self) -> core.Layer:
+        """The network of ours that all of it is."""
+        trunk, is_whole = self.split[0] if self.split else (), self.split is not None and not self.ends
+        refuse(not is_whole, "A path that is apart at an end", "FanOut before all paths, FanInSum or FanInConcat after")
+        return layers.serial(*trunk)
+
+    @property
+    def is_layer(self) -> bool:
+        """Has it the parameters of one layer, rather than a list of them?"""
+        return len(self.parts) == 1 and self.name not in ("serial", "repeat")
+
     @kernels.relaxed
-    def __call__(
-        self,
-        x1_or_kernel,
-        x2=None,
-        get=None,
-        *,
-        pattern=None,
-        mask_constant=None,
-        diagonal_batch=None,
-        diagonal_spatial=None,
-        **options,
-    ):
+    def init(self, rng, input_shape, **options):
+        """(shape of the outputs, parameters)."""
+        _refuse_trees(input_shape)
+        if self.ends:
+            made = [end.init(key, input_shape) for end, key in zip(self.ends, jax.random.split(rng, len(self.ends)))]
+            return [shape for shape, _ in made], [params for _, params in made]
+        shape, params = self.network.init(rng, self.inward(tuple(input_shape)))
+        return self.outward(tuple(shape)), params[0] if self.is_layer else params
+
+    @kernels.relaxed
+    def apply(self, params, inputs, **options):
+        """Outputs of the finite network."""
+        _refuse_trees(inputs)
+        if self.ends:
+            return [end.apply(own, inputs) for end, own in zip(self.ends, params, strict=True)]
+        return self.outward(self.network.apply([params] if self.is_layer else params, self.inward(inputs)))
+
+    @kernels.relaxed
+    def __call__(self, x1_or_kernel, x2=None, get=None, *, diagonal_batch=None, diagonal_spatial=None, **options):
         """The `Kernel`, or what `get` names of it; see `kernels.Kernel` for shapes.
 
         Raises:
@@ -185,53 +131,67 @@ class KernelFn:
                 the input is a Kernel.
             ValueError: for diagonal_spatial=True where a layer needs all pairs of positions.
         """
-        refuse(pattern is not None, "pattern", "none, as networks on graphs have no kernel here")
-        refuse(mask_constant is not None, "mask_constant", "to pad and pool, or to leave masked examples out")
-        is_kernel, is_diagonal = isinstance(x1_or_kernel, kernels.Kernel), bool(diagonal_spatial)
+        kernels.refuse_arguments(options)
+        if self.ends:
+            options = {"diagonal_batch": diagonal_batch, "diagonal_spatial": diagonal_spatial}
+            return [end(x1_or_kernel, x2, get, **options) for end in self.ends]
+        net, k = self.network, x1_or_kernel
+        is_kernel, is_diagonal = isinstance(k, kernels.Kernel), bool(diagonal_spatial)
         refuse(is_kernel and diagonal_batch is False, "diagonal_batch=False of a Kernel", "its variances")
-        if self.chain.ends:
-            return [KernelFn(end)(x1_or_kernel, x2, get, diagonal_spatial=diagonal_spatial) for end in self.chain.ends]
-        net, words = self.chain.network, kernels.words_of(get)
-        if (x1_or_kernel.diagonal_spatial if is_kernel else is_diagonal) and "all" in net.requires(frozenset()):
+        if (k.diagonal_spatial if is_kernel else is_diagonal) and "all" in net.requires(frozenset()):
             raise ValueError("Expected all pairs of positions for the pooling, got diagonal_spatial=True.")
         if is_kernel:
-            k = x1_or_kernel
-            made, is_same, shapes = _onwards(net, kernels.to_core(k)), k.cov2 is None, (k.shape1, k.shape2)
-        else:
-            net, x1, x2 = core.checked(net, *map(self._array, (x1_or_kernel, x2)))
-            if words is not None and not set(words) - {"nngp", "ntk"}:
-                parts = core.compute(net, x1, x2, words)
-                parts = [_diagonal(part) for part in parts] if is_diagonal else parts
-                return parts[0] if isinstance(get, str) else kernels.named(words, parts)
-            made, is_same = _through(net, x1, x2), x2 is None
-            shapes = [_outward(x.shape, self.chain.axes_in) for x in (x1, x1 if x2 is None else x2)]
-        result = kernels.from_core(
-            made,
-            [shape and self._shape(shape) for shape in shapes],
-            is_same=is_same,
-            diagonal_spatial=is_diagonal,
-            axes=self.chain.axes_out or (0, -1),
-        )
+            result = kernels.from_core(_onwards(net, kernels.to_core(k)), k.cov2 is None, is_diagonal, self.outward)
+            return result if get is None else kernels.chosen(get, vars(result).get, vars(result))
+        _refuse_trees(k)
+        net, x1, x2 = core.checked(net, *(x if x is None else self.inward(jnp.asarray(x)) for x in (k, x2)))
+        words = kernels.words_of(get)
+        if get is not None and not is_diagonal and words and set(words) <= {"nngp", "ntk"}:
+            return kernels.chosen(get, dict(zip(words, core.compute(net, x1, x2, words))).get)
+        of = lambda *x: kernels.from_core(_through(net, *x), x[1] is None, is_diagonal, self.outward)
+        result = of(x1, x2)
         if diagonal_batch is False:  # all pairs within each set
-            within = lambda x: self(_outward(x, self.chain.axes_in), None, "nngp", diagonal_spatial=diagonal_spatial)
-            result = result.replace(cov1=within(x1), cov2=None if is_same else within(x2), diagonal_batch=False)
-        return kernels.select(result, get)
+            cov2 = None if x2 is None else of(x2, None).nngp
+            result = result.replace(cov1=of(x1, None).nngp, cov2=cov2, diagonal_batch=False)
+        return result if get is None else kernels.chosen(get, vars(result).get, vars(result))
 
-    def _array(self, x):
-        refuse_trees(x)
-        return None if x is None else _inward(jnp.asarray(x), self.chain.axes_in)
+    def inward(self, x) -> Any:
+        """An array, or its shape, with the guest's batch first and channels last."""
+        ndim = len(x) if isinstance(x, tuple) else x.ndim
+        return _permuted(x, _order(self.axes_in, ndim))
 
-    def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the outputs for inputs of `shape`; nothing is drawn."""
-        found = []
+    def outward(self, x) -> Any:
+        """The way back, at the other end."""
+        order = _order(self.axes_out, len(x) if isinstance(x, tuple) else x.ndim)
+        return _permuted(x, sorted(range(len(order)), key=order.__getitem__))
 
-        def draw(key):
-            out, params = self.chain.network.init(key, _inward(shape, self.chain.axes_in))
-            found.append(tuple(int(size) for size in out))
-            return params
 
-        jax.eval_shape(draw, jax.random.key(0))
-        return _outward(found[0], self.chain.axes_out)
+def triple(kernel_fn: KernelFn) -> Triple:
+    """(init_fn, apply_fn, kernel_fn), all under one name."""
+    init_fn = lambda rng, input_shape, **options: kernel_fn.init(rng, input_shape)
+    apply_fn = lambda params, inputs, **options: kernel_fn.apply(params, inputs)
+    init_fn.__name__ = apply_fn.__name__ = kernel_fn.name
+    kernel_fn.ends  # raises where the number of paths changes  # noqa: B018
+    return init_fn, apply_fn, kernel_fn
+
+
+def joined(triples: Iterable[Triple], name: str) -> KernelFn:
+    """The kernel function of layers one after another.
+
+    Raises:
+        TypeError: for what is no triple.
+        NotImplementedError: for a triple made by hand.
+    """
+    made = []
+    for layer in triples:
+        if not isinstance(layer, (tuple, list)) or len(layer) < 3:
+            raise TypeError(f"Expected layers as triples (init_fn, apply_fn, kernel_fn), got {checks.describe(layer)}.")
+        nearest = "stax.layer around what makes them, or a subclass of ntkbook.Layer with init, apply and kernel"
+        refuse(not isinstance(layer[2], KernelFn), "A layer of three functions alone", nearest)
+        made.append(layer[2])
+    axes_in = next((one.axes_in for one in made if one.axes_in), None)
+    axes_out = next((one.axes_out for one in reversed(made) if one.axes_out), None)
+    return KernelFn(sum((one.parts for one in made), ()), axes_in, axes_out, name)
 
 
 @pytree
@@ -250,12 +210,9 @@ class Guest(core.Layer):
 
     def kernel(self, k):
         refuse(k.keep in ("all", "inside"), "stax.layer before a pooling of positions", "a subclass of ntkbook.Layer")
-        shapes = [(n, *k.nngp.shape[:-2], k.width) for n in k.nngp.shape[-2:]]
-        given = kernels.from_core(k, shapes, is_same=False, diagonal_spatial=True, axes=(0, -1))
-        made = kernels.to_core(self.kernel_fn(given))
-        return k.replace(
-            nngp=made.nngp, ntk=made.ntk, var1=made.var1, var2=made.var2, is_gaussian=made.is_gaussian, fresh=-1
-        )
+        made = kernels.to_core(self.kernel_fn(kernels.from_core(k, False)))
+        changed = {name: getattr(made, name) for name in ("nngp", "ntk", "var1", "var2", "is_gaussian")}
+        return k.replace(**changed, fresh=-1)
 
 
 @pytree
@@ -275,11 +232,9 @@ class WithDual(Activation):
         return tuple(jnp.vectorize(f)(k, q1, q2) for f in (self.nngp_fn, slope))
 
 
-def refuse_trees(x) -> None:
-    """Raises NotImplementedError for inputs, or their shapes, that are trees."""
-    is_tree = isinstance(x, (tuple, list)) and any(
-        hasattr(leaf, "shape") or isinstance(leaf, (tuple, list)) for leaf in x
-    )
+def _refuse_trees(x) -> None:
+    """Inputs, or their shapes, that are trees."""
+    is_tree = isinstance(x, (tuple, list)) and any(hasattr(a, "shape") or isinstance(a, (tuple, list)) for a in x)
     refuse(is_tree, "A tree as input", "one array, and FanOut")
 
 
@@ -289,36 +244,17 @@ def _through(net, x1, x2):
     return core.through(net, input_signals(x1, x2, net.requires(needs)))
 
 
-@jax.jit
-def _onwards(net: core.Layer, k: Signals) -> Signals:
-    return core.through(net, k)
+_onwards = jax.jit(core.through)
 
 
-def _diagonal(array):
-    n = (array.ndim - 2) // 2
-    last = jnp.moveaxis(array, (0, 1), (-2, -1))
-    return positions.examples_first(positions.diagonal(last, n)) if n else array
-
-
-# Batch and channels are first and last here: arrays, and their shapes, are moved at the door.
-
-
-def _inward(x: Any, axes: Axes) -> Any:
-    return x if axes is None else _permuted(x, _order(axes, _ndim(x)))
-
-
-def _outward(x: Any, axes: Axes) -> Any:
-    return x if axes is None else _permuted(x, [_order(axes, _ndim(x)).index(axis) for axis in range(_ndim(x))])
-
-
-def _order(axes: tuple[int, int], ndim: int) -> list[int]:
-    batch, channel = (axis % ndim for axis in axes)
+def _order(axes: Axes, ndim: int) -> list[int]:
+    """Where batch, positions and channels are; of two axes only the order counts, as pooling takes others away."""
+    if axes is None:
+        return list(range(ndim))
+    batch, channel = (axis % ndim for axis in axes) if ndim > 2 else sorted((0, 1), key=lambda i: axes[i] % 100)
     return [batch, *(axis for axis in range(ndim) if axis not in (batch, channel)), channel]
 
 
-def _ndim(x) -> int:
-    return len(x) if isinstance(x, tuple) else x.ndim
-
-
-def _permuted(x, order: Sequence[int]):
+def _permuted(x, order: list[int]):
+    """An array, or its shape, with its axes in another order."""
     return tuple(x[axis] for axis in order) if isinstance(x, tuple) else jnp.transpose(x, order)
