@@ -20,7 +20,7 @@ networks/tiles networks/positions networks/signals networks/offsets networks/ker
 networks/smooth_activations networks/averages networks/mehler networks/quadrature networks/layers networks/paths
 networks/convolution networks/attention networks/moments networks/propagation
 finite
-finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical
+finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical finite/contractions
 finite/history finite/descent finite/train
 dynamics
 dynamics/filters dynamics/modes dynamics/spectrum dynamics/protocol dynamics/extremes dynamics/large

@@ -15,7 +15,7 @@ import pytest
 from guest_code import CASES, FLAT, FLAT2, IMAGES, TARGETS
 
 import ntkbook.neural_tangents as nt
-from ntkbook.neural_tangents import empirical
+from ntkbook.finite import contractions
 
 STORED = json.loads((Path(__file__).parent / "reference" / "room.json").read_text())
 TOLERANCE = 1e-6  # of the largest entry
@@ -165,8 +165,8 @@ def test_equal_operations_compile_once_whoever_wrote_them():
         w = jnp.ones((x.shape[1], 2))
         made.append((nt.empirical_ntk_fn(f)(x, None, w), nt.empirical_nngp_fn(f)(x, None, w)))
         if scale == 1.0:
-            count = empirical._slow._cache_size()
-    assert count == empirical._slow._cache_size()
+            count = contractions.contracted._cache_size()
+    assert count == contractions.contracted._cache_size()
     centred = np.asarray(x) - np.asarray(x).mean(0)
     for scale, (ntk, nngp) in zip((1, 2, 3), made):
         np.testing.assert_allclose(ntk, scale**2 * centred @ centred.T, atol=1e-5)

@@ -203,3 +203,24 @@ class Hermite(Activation):
         odd = [(w, j) for j, w in enumerate(weights) if n > 2 * j]
         Tdot = sum(((n - 2 * j) * w * drift**j * k ** (n - 2 * j - 1) for w, j in odd), jnp.zeros_like(k))
         return T, Tdot
+
+
+@pytree
+class WithDual(Activation):
+    """A function whose dual is given as dual_fn(covariance, variance1, variance2) of numbers, and its slope by autodiff
+    unless `slope_fn` gives it. Without `function` there is a kernel alone."""
+
+    function: Any = static()
+    dual_fn: Callable = static()
+    slope_fn: Any = static(default=None)
+
+    def phi(self, x):
+        if self.function is None:
+            raise NotImplementedError(
+                "A dual was given without its function: there is no finite network, its kernel alone."
+            )
+        return jnp.vectorize(self.function)(x)
+
+    def dual(self, q1, q2, k):
+        slope = jax.grad(self.dual_fn) if self.slope_fn is None else self.slope_fn
+        return jnp.vectorize(self.dual_fn)(k, q1, q2), jnp.vectorize(slope)(k, q1, q2)

@@ -29,9 +29,7 @@ class Gaussian(NamedTuple):
     covariance: Any
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["fx_train", "fx_test", "qx_train", "qx_test"], meta_fields=[])
-@dataclass(frozen=True)
-class ODEState:
+class ODEState(NamedTuple):
     """Outputs, and their velocities where there is momentum."""
 
     fx_train: Any = None

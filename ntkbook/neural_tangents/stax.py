@@ -10,18 +10,46 @@ from enum import StrEnum
 from functools import wraps
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ..networks import activations, attention, convolution, layers, quadrature
 from ..networks import smooth_activations as smooth
 from ..networks.paths import Concat, Sum
+from ..pytrees import pytree
 from .kernels import refuse, refuse_arguments
-from .wiring import FanIn, Guest, KernelFn, Parallel, Triple, WithDual, joined, triple
+from .wiring import FanIn, Guest, KernelFn, Parallel, Triple, joined, triple
 from .wiring import FanOut as _FanOut
 
 Padding = StrEnum("Padding", ["CIRCULAR", "SAME", "VALID"])
 AttentionMechanism = StrEnum("AttentionMechanism", ["ABS", "IDENTITY", "RELU", "SOFTMAX"])
 PositionalEmbedding = StrEnum("PositionalEmbedding", ["CONCAT", "NONE", "SUM"])
+
+
+def _door(make: Callable, name: str = "", formula: str = "") -> Callable[..., Triple]:
+    """`make` gives a layer of ours or a fan, and perhaps the axes of batch and channels before it and after it.
+
+    Where these are not given, they are its arguments `batch_axis` and `channel_axis`, if it has them.
+    """
+    signature = inspect.signature(make)
+
+    @wraps(make)
+    def layer(*arguments, **options) -> Triple:
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        given = bound.arguments
+        refuse_arguments(given)
+        made = make(*arguments, **options)
+        if not isinstance(made, tuple):
+            axes = (given["batch_axis"], given["channel_axis"]) if "channel_axis" in given else None
+            made = made, axes, axes
+        made, axes_in, axes_out = made
+        return triple(KernelFn((made,), axes_in, axes_out, layer.__name__))
+
+    if name:
+        layer.__name__ = layer.__qualname__ = name
+        layer.__doc__ = f"{formula}."
+    return layer
 
 
 # ---------------------------------------------------------------------------- layers one after another and side by side
@@ -44,49 +72,18 @@ def parallel(*layers: Triple) -> Triple:
     return triple(KernelFn((paths,), ends.axes_in, ends.axes_out, "parallel"))
 
 
-def FanOut(num: int) -> Triple:
-    """`num` copies of what comes in."""
-    return triple(KernelFn((_FanOut(num),), name="FanOut"))
+FanOut = _door(lambda num: _FanOut(num), "FanOut", "`num` copies of what comes in")
+FanInSum = _door(lambda: FanIn(Sum), "FanInSum", "The sum of all paths")
 
 
-def FanInSum() -> Triple:
-    """The sum of all paths."""
-    return triple(KernelFn((FanIn(Sum),), name="FanInSum"))
-
-
-def FanInConcat(axis: int = -1) -> Triple:
+@_door
+def FanInConcat(axis=-1):
     """The channels of all paths, one after another."""
     refuse(axis not in (-1, None), f"FanInConcat({axis})", "FanInConcat(-1), along the channels")
-    return triple(KernelFn((FanIn(Concat),), name="FanInConcat"))
+    return FanIn(Concat)
 
 
 # ------------------------------------------------------------------------------------------------------ linear layers
-
-
-def _door(make: Callable, name: str = "", formula: str = "") -> Callable[..., Triple]:
-    """`make` gives a layer of ours; or that, and the axes of batch and channels before it and after it.
-
-    Where it gives the layer alone, these are its arguments `batch_axis` and `channel_axis`, if it has them.
-    """
-    signature = inspect.signature(make)
-
-    @wraps(make)
-    def layer(*arguments, **options) -> Triple:
-        bound = signature.bind(*arguments, **options)
-        bound.apply_defaults()
-        given = bound.arguments
-        refuse_arguments(given)
-        made = make(*arguments, **options)
-        if not isinstance(made, tuple):
-            axes = (given["batch_axis"], given["channel_axis"]) if "channel_axis" in given else None
-            made = made, axes, axes
-        made, axes_in, axes_out = made
-        return triple(KernelFn((made,), axes_in, axes_out, layer.__name__))
-
-    if name:
-        layer.__name__ = layer.__qualname__ = name
-        layer.__doc__ = f"{formula}."
-    return layer
 
 
 def _checked(parameterization, s):
@@ -146,16 +143,10 @@ def SumPool(window_shape, strides=None, padding="VALID", batch_axis=0, channel_a
     return convolution.AvgPool(*_window(window_shape, strides), _word(padding), is_sum=True)
 
 
-@_door
-def GlobalAvgPool(batch_axis=0, channel_axis=-1):
-    """The mean over all positions."""
-    return convolution.GlobalAvgPool()
-
-
-@_door
-def GlobalSumPool(batch_axis=0, channel_axis=-1):
-    """The sum over all positions."""
-    return convolution.GlobalAvgPool(is_sum=True)
+_mean = lambda batch_axis=0, channel_axis=-1: convolution.GlobalAvgPool()
+_sum = lambda batch_axis=0, channel_axis=-1: convolution.GlobalAvgPool(is_sum=True)
+GlobalAvgPool = _door(_mean, "GlobalAvgPool", "The mean over all positions")
+GlobalSumPool = _door(_sum, "GlobalSumPool", "The sum over all positions")
 
 
 @_door
@@ -227,6 +218,14 @@ def GlobalSelfAttention(
 _elements, _polynomial, _SIGMOID = quadrature.Elementwise, smooth.Polynomial, (0.5, 1 / 2.4020563531719796, 0.5)
 
 
+@pytree
+class _GeluByTanh(activations.Gelu):
+    """An approximation in the finite network; the kernel is the exact one's."""
+
+    def phi(self, x):
+        return jax.nn.gelu(x, approximate=True)
+
+
 def _leaky(a, b) -> layers.Layer:
     return activations.LeakyRelu(a / b, b) if b != 0 else _elements(lambda x: a * jnp.minimum(x, 0))
 
@@ -241,7 +240,7 @@ def _rectified(degree: int) -> layers.Layer:
 
 
 def _elementwise(fn: Any = None, nngp_fn=None, d_nngp_fn=None) -> layers.Layer:
-    return _elements(fn) if nngp_fn is None else WithDual(fn, nngp_fn, d_nngp_fn)
+    return _elements(fn) if nngp_fn is None else smooth.WithDual(fn, nngp_fn, d_nngp_fn)
 
 
 def _exp_normalized(gamma=1, shift=-1, do_clip=False) -> layers.Layer:
@@ -250,7 +249,7 @@ def _exp_normalized(gamma=1, shift=-1, do_clip=False) -> layers.Layer:
         cosine = jnp.clip(k / size, -1, 1) if do_clip else k / size
         return size * jnp.exp(gamma * (cosine + shift))
 
-    return WithDual(None, nngp_fn)
+    return smooth.WithDual(None, nngp_fn)
 
 
 Identity = _door(lambda: activations.Identity(), "Identity", "What comes in")
@@ -261,7 +260,7 @@ Abs = _door(lambda do_stabilize=False: activations.Abs(), "Abs", "|x|")
 Sign = _door(lambda: activations.Sign(), "Sign", "The sign of x")
 Erf = _door(lambda a=1.0, b=1.0, c=0.0: activations.Erf(a, b, c), "Erf", "a erf(b x) + c")
 Sigmoid_like = _door(lambda: activations.Erf(*_SIGMOID), "Sigmoid_like", "(1 + erf(x / 2.4...)) / 2")
-Gelu = _door(lambda approximate=False: activations.Gelu(), "Gelu", "x Phi(x)")
+Gelu = _door(lambda approximate=False: (_GeluByTanh if approximate else activations.Gelu)(), "Gelu", "x Phi(x)")
 Sin = _door(lambda a=1.0, b=1.0, c=0.0: smooth.Sin(a, b, c), "Sin", "a sin(b x + c)")
 Cos = _door(lambda a=1.0, b=1.0, c=0.0: smooth.Cos(a, b, c), "Cos", "a cos(b x + c)")
 Rbf = _door(lambda gamma=1.0: smooth.Rbf(gamma), "Rbf", "sqrt(2) sin(sqrt(2 gamma) x + pi/4)")

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from .. import checks
 from ..networks import kernel as core
 from ..networks import layers
-from ..networks.activations import Activation
 from ..networks.signals import input_signals
 from ..pytrees import pytree, static
 from . import kernels
@@ -144,6 +143,7 @@ class KernelFn:
             result = kernels.from_core(_onwards(net, kernels.to_core(k)), k.cov2 is None, is_diagonal, self.outward)
             return result if get is None else kernels.chosen(get, vars(result).get, vars(result))
         _refuse_trees(k)
+        is_alone = x2 is None
         net, x1, x2 = core.checked(net, *(x if x is None else self.inward(jnp.asarray(x)) for x in (k, x2)))
         words = kernels.words_of(get)
         if get is not None and not is_diagonal and words and set(words) <= {"nngp", "ntk"}:
@@ -153,6 +153,8 @@ class KernelFn:
         if diagonal_batch is False:  # all pairs within each set
             cov2 = None if x2 is None else of(x2, None).nngp
             result = result.replace(cov1=of(x1, None).nngp, cov2=cov2, diagonal_batch=False)
+        if x2 is None and not is_alone:  # two equal sets
+            result = result.replace(cov2=result.cov1)
         return result if get is None else kernels.chosen(get, vars(result).get, vars(result))
 
     def inward(self, x) -> Any:
@@ -213,23 +215,6 @@ class Guest(core.Layer):
         made = kernels.to_core(self.kernel_fn(kernels.from_core(k, False)))
         changed = {name: getattr(made, name) for name in ("nngp", "ntk", "var1", "var2", "is_gaussian")}
         return k.replace(**changed, fresh=-1)
-
-
-@pytree
-class WithDual(Activation):
-    """A function whose dual the guest gives; by autodiff its slope, unless that is given too."""
-
-    function: Any = static()
-    nngp_fn: Any = static()
-    slope_fn: Any = static(default=None)
-
-    def phi(self, x):
-        refuse(self.function is None, "A finite network of Elementwise without fn", "its kernel")
-        return jnp.vectorize(self.function)(x)
-
-    def dual(self, q1, q2, k):
-        slope = jax.grad(self.nngp_fn) if self.slope_fn is None else self.slope_fn
-        return tuple(jnp.vectorize(f)(k, q1, q2) for f in (self.nngp_fn, slope))
 
 
 def _refuse_trees(x) -> None:
