@@ -102,8 +102,10 @@ def _prefers_outer(layer: taps.Layer, o: int, n: int, full: bool) -> bool:
 
 def _rows(g1: Array, g2: Array, full: bool) -> Array:
     """Products of gradients, (n, o, ...): those of all pairs of outputs, or their sum over equal ones."""
+    if not full:
+        return g1.reshape(len(g1), -1) @ g2.reshape(len(g2), -1).T
     flat = lambda g: g.reshape(*g.shape[:2], -1)
-    return jnp.einsum("iap,jcp->ijac" if full else "iap,jap->ij", flat(g1), flat(g2))
+    return jnp.einsum("iap,jcp->ijac", flat(g1), flat(g2))
 
 
 def _part(u: Any, v: Any, full: bool) -> Array:
