@@ -174,6 +174,23 @@ def test_equal_operations_compile_once_whoever_wrote_them():
         np.testing.assert_allclose(nngp, np.outer(sums, sums), atol=1e-5)
 
 
+def test_a_kernel_says_what_it_was_given():
+    """Two equal sets are two sets, and a Kernel without an NTK gets none on its way."""
+    stax = nt.stax
+    twice, alone = (stax.Dense(4, 1.3)[2](FLAT, x2) for x2 in (FLAT, None))
+    np.testing.assert_allclose(twice.cov2, alone.cov1)
+    assert alone.cov2 is None
+    after = stax.serial(stax.Erf(), stax.Dense(1))[2](alone.replace(ntk=None))
+    assert after.ntk is None and after.nngp.shape == (5, 5)
+
+
+def test_finite_gelu_may_be_the_one_by_tanh():
+    x = jnp.linspace(-3, 3, 50)
+    by_tanh, exact = (nt.stax.Gelu(approximate)[1]((), x) for approximate in (True, False))
+    np.testing.assert_allclose(by_tanh, x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))), atol=1e-6)
+    assert 1e-5 < np.abs(by_tanh - exact).max() < 1e-3
+
+
 def test_settings_of_jax_are_the_callers_and_not_ours():
     """A guest may forbid what this library does: shapes that broadcast."""
     stax = nt.stax

@@ -141,6 +141,7 @@ class KernelFn:
             raise ValueError("Expected all pairs of positions for the pooling, got diagonal_spatial=True.")
         if is_kernel:
             result = kernels.from_core(_onwards(net, kernels.to_core(k)), k.cov2 is None, is_diagonal, self.outward)
+            result = result.replace(ntk=None if k.ntk is None else result.ntk)
             return result if get is None else kernels.chosen(get, vars(result).get, vars(result))
         _refuse_trees(k)
         is_alone = x2 is None
