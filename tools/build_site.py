@@ -25,6 +25,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 
 import site_pages
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "docs" / "_build"
 LARGEST = 1_500_000  # characters of one panel
 FRAMES = 105
+DRAWN_WITH = ("jax", "jaxlib", "matplotlib", "numpy", "pillow", "scikit-learn")
 
 
 def main(words):
@@ -237,7 +239,7 @@ def bake(name, frames):
 
 @functools.cache
 def digest(name, frames):
-    """Of this panel's file and of everything that it imports from the package, and of how it is baked."""
+    """Of this panel's file, of everything that it imports from the package, and of how and with what it is baked."""
     from ntkbook.panels import PANELS
 
     waiting, seen = [Path(importlib.import_module(PANELS[name].__module__).__file__ or "")], set()
@@ -246,7 +248,7 @@ def digest(name, frames):
         if path not in seen and path.exists():
             seen.add(path)
             waiting += imported(path)
-    content = hashlib.sha256(f"{LARGEST} {frames}".encode())
+    content = hashlib.sha256(f"{LARGEST} {frames} {[version(name) for name in DRAWN_WITH]}".encode())
     for path in sorted(seen):
         content.update(path.read_bytes())
     return content.hexdigest()[:16]

@@ -29,8 +29,12 @@ DISTURBING = (
     "XLA_FLAGS",
 )
 PARALLEL = ["-n", "2", "--dist", "loadscope"]
+BY_GROUP = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]  # test by test, but for those that share a page
 # the chapters that take longest come first, so that no worker is left alone with one
 LONGEST = "08 12 16 15".split()
+# the pages that the browser opens, with few positions of each slider; a panel is baked again when its code has changed
+SITE = ["tools/build_site.py", "--frames", "6"]
+BUILT = ROOT / "build" / "site"
 # the tests whose tolerances are those of the precision: `single` runs them in float32
 SINGLE = ["tests/test_single_precision.py", "tests/test_pytrees.py"]
 NBVAL = [
@@ -76,7 +80,10 @@ def command(step):
         "single": [[*pytest, *SINGLE, "-q"]],
         "notebooks": [[*pytest, *notebooks(), *NBVAL, *PARALLEL, "--no-loadscope-reorder"]],
         "portable": [[*one_core(), *pytest, *notebooks(), *NBVAL]],
-        "browser": [[*pytest, "tests/browser", "-m", "browser", "-q", "-rP", "-p", "no:cacheprovider", *PARALLEL]],
+        "browser": [
+            [sys.executable, *SITE, "--to", str(BUILT)],  # on all cores, before anything waits for it
+            [*pytest, "tests/browser", "-m", "browser", "-q", "-rP", "-p", "no:cacheprovider", *BY_GROUP],
+        ],
     }[step]
 
 
@@ -93,6 +100,10 @@ def run(step, environment):
         environment = {**environment, "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}
     if step == "single":
         environment = {**environment, "NTKBOOK_X64": "0"}
+    if step == "browser":
+        environment = {**environment, "NTKBOOK_SITE": str(BUILT / "html")}
+        for old in ("html", "doctrees"):  # a page that is no more is not found, a warning of Sphinx is seen again
+            shutil.rmtree(BUILT / old, ignore_errors=True)
     good = True
     for words in command(step):
         shown = ["python" if word == sys.executable else word for word in words]

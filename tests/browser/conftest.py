@@ -1,6 +1,10 @@
-"""JupyterLab on this machine and a headless Chromium, started once for all browser tests."""
+"""JupyterLab on this machine, a headless Chromium and the site, each started or built once for all browser tests.
+
+The step `browser` of tools/check.py builds the site before it starts pytest, and names its folder in NTKBOOK_SITE.
+"""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +12,17 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the demonstration panel, which the other tests use too
-from lab import Lab, Page, chromium_path, start_server
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))  # for the demonstration panel, which the other tests use too
+from check import SITE  # noqa: E402
+from lab import Lab, Page, chromium_path, start_server  # noqa: E402
+
+# they come first, so that at the end no worker is left alone with one
+LONGEST = ("test_every_", "test_a_chapter_")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not (item.path.parent == Path(__file__).parent and item.name.startswith(LONGEST)))
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +89,19 @@ def page(browser):
 @pytest.fixture(scope="session")
 def artifacts():
     """Where screenshots go, to be looked at."""
-    folder = Path(__file__).parents[2] / "artifacts"
+    folder = ROOT / "artifacts"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def html(chromium, tmp_path_factory):
+    """The folder with the pages."""
+    if named := os.environ.get("NTKBOOK_SITE"):
+        assert Path(named, "index.html").exists(), f"there is no site in {named}"
+        return Path(named)
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, *SITE, "--to", str(folder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder / "html"

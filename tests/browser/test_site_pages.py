@@ -1,13 +1,11 @@
 """The pages of the book in a browser, each in light and dark, wide and as narrow as a phone.
 
-The site is built from what is committed, with few positions of each slider, so that this takes less than two minutes;
-`make site` bakes more of them with the same code. NTKBOOK_SITE names a folder that is built already.
+The site is built from what is committed, with few positions of each slider; `make site` bakes more of them with the
+same code. NTKBOOK_SITE names a folder that is built already.
 """
 
 import functools
-import os
 import re
-import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
@@ -30,19 +28,6 @@ pytestmark = pytest.mark.browser
 jax.config.update("jax_enable_x64", True)
 
 WIDE, PHONE = {"width": 1366, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def html(chromium, tmp_path_factory):
-    """The folder with the pages."""
-    if named := os.environ.get("NTKBOOK_SITE"):
-        return Path(named)
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, str(ROOT / "tools" / "build_site.py"), "--frames", "6", "--to", str(folder)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    print(result.stdout.strip().splitlines()[-1])
-    return folder / "html"
 
 
 @pytest.fixture(scope="module")
