@@ -35,6 +35,8 @@ LONGEST = "08 12 16 15".split()
 # the pages that the browser opens, with few positions of each slider; a panel is baked again when its code has changed
 SITE = ["tools/build_site.py", "--frames", "6"]
 BUILT = ROOT / "build" / "site"
+# for daily work: what the last run of these compiled is there
+KEEPING = ("quick", "notebooks", "browser")
 # the tests whose tolerances are those of the precision: `single` runs them in float32
 SINGLE = ["tests/test_single_precision.py", "tests/test_pytrees.py"]
 NBVAL = [
@@ -125,9 +127,8 @@ def main(steps):
         environment |= {"JAX_COMPILATION_CACHE_DIR": str(Path(home, "compiled"))} | compiling_quickly()
         for step in steps:
             start = time.perf_counter()
-            least = "0.05" if step in ("quick", "notebooks", "browser") else "0.3"
-            cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": least}
-            if step == "quick":  # for daily work: what the last run compiled is there
+            cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05" if step in KEEPING else "0.3"}
+            if step in KEEPING:
                 cache["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "compiled")
             good = run(step, environment | cache)
             results.append((step, good, time.perf_counter() - start))
