@@ -83,6 +83,7 @@ def test_the_unit_of_rates_is_the_largest_eigenvalue():
     assert (ends[:, at(1.0)] < 0.1).all() and (ends[:, at(16.0)] == chapter.HIGHEST).all()
 
 
+@pytest.mark.slow
 def test_the_mission_is_met_at_the_best_rate_only(panel):
     panel.reset()
     mission = chapter_09.mission(panel)

@@ -91,6 +91,7 @@ def test_attention_is_that_of_the_library(scaling):
     assert np.allclose(nb.empirical_ntk(net.apply, tuple(params), x), by_hand[2].sum(0), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_key_token_wins_with_softmax_only(attention):
     soft, sharp = at(attention, sharpness=0.0), at(attention, sharpness=key_token.SHARPEST)
     assert soft["here"][0] < 0.6 and soft["here"][1] > 0.4
@@ -102,6 +103,7 @@ def test_the_key_token_wins_with_softmax_only(attention):
     assert wide < narrow / 2
 
 
+@pytest.mark.slow
 def test_the_mission_is_met_by_one_sharpness_only():
     fresh = PANELS["key_token"]()
     mission = chapter_15.mission(fresh)
@@ -118,6 +120,7 @@ def test_the_mission_is_met_by_one_sharpness_only():
     assert at_first > 0.5 >= before
 
 
+@pytest.mark.slow
 def test_the_questions_send_the_panels_to_their_answers(panel, attention):
     panel.reset()
     question = chapter_15.predict(panel)

@@ -112,6 +112,7 @@ def test_wide_networks_do_as_the_kernel_says_and_narrow_ones_less(panel):
     assert abs(at(panel)["slope"] - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_the_marked_picture_is_the_one_that_counts(panel):
     data = at(panel, column=3, row=chapter.ROWS)
     assert data["number"] == 3 and data["is"] == chapter.CLASSES[int(chapter.pictures()[1][2] > 0)]
@@ -177,6 +178,7 @@ def test_the_missions_are_met_in_one_place_only():
     assert mission.done
 
 
+@pytest.mark.slow
 def test_the_questions_send_the_panels_to_their_answers(panel, ten):
     panel.reset()
     question = chapter_16.predict(panel)

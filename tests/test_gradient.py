@@ -346,6 +346,7 @@ def test_what_is_no_array_of_floats_is_a_type_error(bad):
         gradient_flow(K, bad)
 
 
+@pytest.mark.slow
 def test_a_linearized_network_trained_on_its_parameters():
     """f_0 + (df/dtheta) omega of a small network by jax.jvp, with momentum: brute force on the parameters."""
     rng = np.random.default_rng(7)

@@ -38,6 +38,7 @@ def test_infinite_time_is_the_solution_and_the_residual_is_true():
     assert rough.iterations == 20 and true > 1e-4
 
 
+@pytest.mark.slow
 def test_one_product_is_far_off_and_few_products_are_enough_where_time_is_short():
     exact = gradient_flow(K, Y, method="eigh").coefficients(2.0)
     found = krylov_flow(K, Y, progress=False).solve(2.0)

@@ -51,6 +51,7 @@ def test_sampled_kernels_surround_the_exact_one(optimized):
     assert np.abs(one.nngp - exact.nngp).max() > np.abs(many.nngp - exact.nngp).max()
 
 
+@pytest.mark.slow
 def test_finite_networks_have_the_shapes_that_kernels_state():
     stax = nt.stax
     conv = stax.Conv(4, (2, 2), dimension_numbers=("NCHW", "OIHW", "NCHW"))

@@ -60,6 +60,7 @@ def test_numbers_are_those_of_the_kernel_by_hand(found):
     close(report.turn, 1 - (k * moved).sum() / np.linalg.norm(k) / np.linalg.norm(moved))
 
 
+@pytest.mark.slow
 def test_the_scatter_is_over_halves_and_seeds(found):
     """Each number is the condition of one of all halves; those of seeds differ, and follow the key."""
     report, start, _ = found

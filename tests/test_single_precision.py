@@ -106,6 +106,7 @@ def test_a_posterior():
     close(got.mean, K_test @ np.linalg.solve(K, Y), 10 * TOLERANCE)
 
 
+@pytest.mark.slow
 def test_training_takes_the_steps_of_gradient_descent():
     w, x, y = PARAMS["v"][:5, None].copy(), X, Y
     for _ in range(20):
