@@ -82,7 +82,8 @@ class Training:
         y = self.y
         k = kernel_at(k_test_train, y, self.is_full).astype(y.dtype)
         f0_test = outputs_at(f0_test, (k.shape[0], *y.shape[1:]), y.dtype, "f0_test")
-        return _finite(f0_test + self._pull(_as_matrix(k), self.coefficients(t, f0_train)), t)
+        moved = self._pull(_as_matrix(k), self.coefficients(t, f0_train))
+        return _finite(jnp.broadcast_to(f0_test, moved.shape) + moved, t)
 
     def omega(self, t: ArrayLike, jacobian: Any, f0_train: ArrayLike = 0.0) -> Any:
         """theta(t) - theta(0) of the linear model, in the tree of its parameters: J^T alpha(t).
