@@ -44,8 +44,8 @@ def key():
     return jax.random.key(0)
 
 
-# `make quick` reads again what it compiled the last time. Of a whole run only optimized programs are read again, those
-# of panels, by notebooks and pages: to look for the others and to write them takes 3 % of all.
+# `make quick` reads again what it compiled the last time. In a whole run only optimized programs, those of panels, have
+# a reader, another worker or a process that a test starts: to look for the others and write them takes 3 % of all.
 KEEPS_ALL = float(os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 1)) < 0.1
 
 
