@@ -29,12 +29,12 @@ DISTURBING = (
     "XLA_FLAGS",
 )
 PARALLEL = ["-n", "2", "--dist", "loadscope"]
-BY_GROUP = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]  # test by test, but for those that share a page
 # the chapters that take longest come first, so that no worker is left alone with one
 LONGEST = "08 12 16 15".split()
 # the pages that the browser opens, with few positions of each slider; a panel is baked again when its code has changed
 SITE = ["tools/build_site.py", "--frames", "6"]
 BUILT = ROOT / "build" / "site"
+BROWSER = ["-p", "no:cacheprovider", *PARALLEL, "--no-loadscope-reorder"]
 # for daily work: what the last run of these compiled is there
 KEEPING = ("quick", "notebooks", "browser")
 # the tests whose tolerances are those of the precision: `single` runs them in float32
@@ -84,7 +84,7 @@ def command(step):
         "portable": [[*one_core(), *pytest, *notebooks(), *NBVAL]],
         "browser": [
             [sys.executable, *SITE, "--to", str(BUILT)],  # on all cores, before anything waits for it
-            [*pytest, "tests/browser", "-m", "browser", "-q", "-rP", "-p", "no:cacheprovider", *BY_GROUP],
+            [*pytest, "tests/browser", "-m", "browser", "-q", "-rP", *BROWSER],
         ],
     }[step]
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # for the demonstration panel, which th
 from check import SITE  # noqa: E402
 from lab import Lab, Page, chromium_path, start_server  # noqa: E402
 
-# they come first, so that at the end no worker is left alone with one
+# they come first, with the files that they are in: a worker takes a file, and none is left alone with a long one
 LONGEST = ("test_every_", "test_a_chapter_")
 
 

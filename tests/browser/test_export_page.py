@@ -4,7 +4,7 @@ import pytest
 
 from ntkbook import cli
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("export")]  # one worker writes the page
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

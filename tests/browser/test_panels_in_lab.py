@@ -7,7 +7,7 @@ import pytest
 from demo_panel import demo
 from lab import notebook
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("demo")]  # most look at one notebook: one worker takes all
+pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "tests" / "demo_panel.py"
