@@ -79,10 +79,7 @@ def angle(c: Float[Array, "..."], gap: Float[Array, "..."]) -> Float[Array, "...
     return jnp.where(c < 0, jnp.pi - acute, acute)
 
 
-@angle.defjvp
-def _(primals, tangents):
-    (c, gap), (dc, _) = primals, tangents
-    return angle(c, gap), -dc * reciprocal(sine_of_angle(c, gap))
+angle.defjvps(lambda dc, _, c, gap: -dc * reciprocal(sine_of_angle(c, gap)), None)
 
 
 @jax.custom_jvp
@@ -91,11 +88,7 @@ def sine_of_angle(c: Float[Array, "..."], gap: Float[Array, "..."]) -> Float[Arr
     return jnp.sqrt(gap) * jnp.sqrt(2 - gap)
 
 
-@sine_of_angle.defjvp
-def _(primals, tangents):
-    (c, gap), (dc, _) = primals, tangents
-    s = sine_of_angle(c, gap)
-    return s, -c * dc * reciprocal(s)
+sine_of_angle.defjvps(lambda dc, sine, c, gap: -c * dc * reciprocal(sine), None)
 
 
 @jax.custom_jvp
@@ -104,11 +97,7 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.sqrt(jnp.maximum(x, 0))
 
 
-@safe_sqrt.defjvp
-def _(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    root = safe_sqrt(x)
-    return root, dx * _reciprocal_of_root(root) / 2
+safe_sqrt.defjvps(lambda dx, root, x: dx * _reciprocal_of_root(root) / 2)
 
 
 def reciprocal(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -165,6 +154,4 @@ def with_derivatives_of(formula: Array, value: Array) -> Array:
     return value
 
 
-@with_derivatives_of.defjvp
-def _(primals, tangents):
-    return primals[1], tangents[0]
+with_derivatives_of.defjvps(lambda d_formula, value, *_: d_formula, None)

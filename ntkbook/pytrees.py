@@ -77,7 +77,7 @@ def pytree(cls: type) -> type:
             _check_field(self, f)
 
     cls.__post_init__ = __post_init__
-    if "__repr__" not in cls.__dict__:
+    if cls.__repr__ is object.__repr__:
         cls.__repr__ = one_line  # pyright: ignore
     cls = dataclass(frozen=True, repr=False)(cls)
     leaves = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("static")]

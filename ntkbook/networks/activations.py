@@ -55,8 +55,12 @@ class Activation(Layer):
 
         For points that are all far, both distances are None.
         """
-        T, Tdot = self.dual(q1, q2, k)
+        T, Tdot = self.dual_of_near(q1, q2, k, distance)
         return T, Tdot, None if distance is None else self.distance_after(q1, q2, T, distance)
+
+    def dual_of_near(self, q1: Array, q2: Array, k: Array, distance: Array | None) -> Pair:
+        """`dual`, where some formula for it has more digits with the distance."""
+        return self.dual(q1, q2, k)
 
     def distance_after(self, q1: Array, q2: Array, T: Array, distance: Array) -> Array:
         """E[(phi(u) - phi(v))^2]. For near points it is E[phi'^2] times the distance, corrected for their lengths."""
@@ -83,9 +87,7 @@ class Activation(Layer):
         T, Tdot, distance = self.dual_at_distance(k.var1, k.var2, k.nngp, k.distance)
         T1, Tdot1 = self.variance(k.var1)
         T2, _ = self.variance(k.var2)
-        if (
-            distance is not None
-        ):  # beyond the range of the dtype the square of a distance is lost: the duals have one too
+        if distance is not None:  # beyond the range of the dtype its square is lost: the duals have one too
             distance = jnp.where(jnp.isfinite(distance), distance, T1 + T2 - 2 * T)
         return k.replace(
             nngp=k.on_twins(T, T1),
@@ -125,22 +127,34 @@ class Identity(Activation):
         return needs
 
 
-def _rectified(a: Array, b: Array, q1: Array, q2: Array, k: Array, distance: Array | None) -> Three:
-    """The dual of a min(x, 0) + b max(x, 0). Cho and Saul 2009, eq. 3; Tsuchida et al. 2018, eq. 8.
+class Rectifier(Kinked):
+    """a min(x, 0) + b max(x, 0). Cho and Saul 2009, eq. 3; Tsuchida et al. 2018, eq. 8.
 
-    Written as (b - a)^2 times the rectifier's dual plus a b times the identity's: exact at both ends.
+    Its dual is (b - a)^2 times that of `Relu` plus a b times that of `Identity`: exact at both ends.
     """
-    s1, s2, c = safe_sqrt(q1), safe_sqrt(q2), cosine(q1, q2, k)
-    gap = gap_of_cosine(q1, q2, c, distance)
-    theta = angle(c, gap)
-    T = s1 * s2 * _arc_cosine(c, gap) / (2 * jnp.pi)
-    T, Tdot = (b - a) ** 2 * T + a * b * k, (b - a) ** 2 * (jnp.pi - theta) / (2 * jnp.pi) + a * b
-    if distance is None:
-        return T, Tdot, None
-    one_minus_c = jnp.where(c < 0, 2 - gap, gap)
-    apart = one_minus_c - (sine_of_angle(c, gap) - theta * c) / jnp.pi  # 1 - the next cosine
-    after = (b - a) ** 2 * (jnp.square(s1 - s2) / 2 + s1 * s2 * apart) + a * b * distance
-    return T, Tdot, after
+
+    def slopes(self, x: Array) -> Pair:
+        """a, b in the precision of x."""
+        raise NotImplementedError
+
+    def variance(self, q):
+        a, b = self.slopes(q)
+        half = (a * a + b * b) / 2
+        return half * q, jnp.full_like(q, half)
+
+    def dual_at_distance(self, q1, q2, k, distance):
+        a, b = self.slopes(k)
+        s1, s2, c = safe_sqrt(q1), safe_sqrt(q2), cosine(q1, q2, k)
+        gap = gap_of_cosine(q1, q2, c, distance)
+        theta = angle(c, gap)
+        T = s1 * s2 * _arc_cosine(c, gap) / (2 * jnp.pi)
+        T, Tdot = (b - a) ** 2 * T + a * b * k, (b - a) ** 2 * (jnp.pi - theta) / (2 * jnp.pi) + a * b
+        if distance is None:
+            return T, Tdot, None
+        one_minus_c = jnp.where(c < 0, 2 - gap, gap)
+        apart = one_minus_c - (sine_of_angle(c, gap) - theta * c) / jnp.pi  # 1 - the next cosine
+        after = (b - a) ** 2 * (jnp.square(s1 - s2) / 2 + s1 * s2 * apart) + a * b * distance
+        return T, Tdot, after
 
 
 @jax.custom_jvp
@@ -149,28 +163,22 @@ def _arc_cosine(c: Array, gap: Array) -> Array:
     return sine_of_angle(c, gap) + (jnp.pi - angle(c, gap)) * c
 
 
-@_arc_cosine.defjvp
-def _(primals, tangents):
-    (c, gap), (dc, _) = primals, tangents
-    return _arc_cosine(c, gap), (jnp.pi - angle(c, gap)) * dc
+_arc_cosine.defjvps(lambda dc, _, c, gap: (jnp.pi - angle(c, gap)) * dc, None)
 
 
 @pytree
-class Relu(Kinked):
+class Relu(Rectifier):
     """phi(x) = max(x, 0). Cho and Saul 2009, the arc-cosine kernel of order 1."""
 
     def phi(self, x):
         return jnp.maximum(x, 0)
 
-    def dual_at_distance(self, q1, q2, k, distance):
-        return _rectified(like(0.0, k), like(1.0, k), q1, q2, k, distance)
-
-    def variance(self, q):
-        return q / 2, jnp.full_like(q, 0.5)
+    def slopes(self, x):
+        return like(0.0, x), like(1.0, x)
 
 
 @pytree
-class LeakyRelu(Kinked):
+class LeakyRelu(Rectifier):
     """phi(x) = gain (max(x, 0) + slope min(x, 0))."""
 
     slope: Any = number(default=0.01)
@@ -179,27 +187,20 @@ class LeakyRelu(Kinked):
     def phi(self, x):
         return like(self.gain, x) * jnp.where(x > 0, x, like(self.slope, x) * x)
 
-    def dual_at_distance(self, q1, q2, k, distance):
-        gain = like(self.gain, k)
-        return _rectified(like(self.slope, k) * gain, gain, q1, q2, k, distance)
-
-    def variance(self, q):
-        half = like(self.gain, q) ** 2 * (1 + like(self.slope, q) ** 2) / 2
-        return half * q, jnp.full_like(q, half)
+    def slopes(self, x):
+        gain = like(self.gain, x)
+        return like(self.slope, x) * gain, gain
 
 
 @pytree
-class Abs(Kinked):
+class Abs(Rectifier):
     """phi(x) = |x|."""
 
     def phi(self, x):
         return jnp.abs(x)
 
-    def dual_at_distance(self, q1, q2, k, distance):
-        return _rectified(like(-1.0, k), like(1.0, k), q1, q2, k, distance)
-
-    def variance(self, q):
-        return q, jnp.ones_like(q)
+    def slopes(self, x):
+        return like(-1.0, x), like(1.0, x)
 
 
 @jax.custom_jvp
@@ -208,10 +209,7 @@ def rest(q: Array) -> Array:
     return 1 / (1 + q)
 
 
-@rest.defjvp
-def _(primals, tangents):
-    (q,), (dq,) = primals, tangents
-    return rest(q), -dq * rest(q) * rest(q)
+rest.defjvps(lambda dq, rest_of_q, q: -dq * rest_of_q * rest_of_q)
 
 
 @jax.custom_jvp
@@ -220,10 +218,7 @@ def share(q: Array) -> Array:
     return q / (1 + q)
 
 
-@share.defjvp
-def _(primals, tangents):
-    (q,), (dq,) = primals, tangents
-    return share(q), dq * rest(q) * rest(q)
+share.defjvps(lambda dq, _, q: dq * rest(q) * rest(q))
 
 
 def shares(q1: Array, q2: Array, k: Array) -> tuple[Array, Array, Array]:
@@ -241,13 +236,28 @@ def shares(q1: Array, q2: Array, k: Array) -> tuple[Array, Array, Array]:
     return s, r, jnp.sqrt(least + surplus)
 
 
-def shares_of_one(q: Array) -> tuple[Array, Array, Array]:
-    """`shares(q, q, q)` without its rounding."""
-    return rest(q), share(q), jnp.sqrt(rest(q) * (2 - rest(q)))
+class Ridge(Activation):
+    """An activation whose dual is made of `shares`, and its variance of the same without their rounding."""
+
+    def dual_of_shares(self, q1: Array, q2: Array, k: Array, s: Array, r: Array, root: Array) -> Pair:
+        """`dual`, given `shares` of `scaled` variances and covariance too."""
+        raise NotImplementedError
+
+    def scaled(self, q: Array) -> Array:
+        """q times the square of what multiplies x inside of the error function."""
+        return q
+
+    def dual(self, q1, q2, k):
+        return self.dual_of_shares(q1, q2, k, *shares(*map(self.scaled, (q1, q2, k))))
+
+    def variance(self, q):
+        scaled = self.scaled(q)
+        left = rest(scaled)
+        return self.dual_of_shares(q, q, q, left, share(scaled), jnp.sqrt(left * (2 - left)))
 
 
 @pytree
-class Erf(Activation):
+class Erf(Ridge):
     """phi(x) = amplitude erf(frequency x) + offset. Williams 1997, eq. 11; erf is odd: the offset adds its square.
 
     >>> float(Erf(0.5, 0.416, 0.5).phi(jnp.zeros(())))  # close to the sigmoid
@@ -262,33 +272,23 @@ class Erf(Activation):
         a, b = like_or_one(self.amplitude, x), like_or_one(self.frequency, x)
         return a * jax.scipy.special.erf(b * x) + like(0.0 if self.offset is None else self.offset, x)
 
-    def dual(self, q1, q2, k):
-        b2 = 2 * like_or_one(self.frequency, k) ** 2
-        return self._dual(b2, *shares(b2 * q1, b2 * q2, b2 * k))
+    def scaled(self, q):
+        return 2 * like_or_one(self.frequency, q) ** 2 * q
 
-    def variance(self, q):
-        b2 = 2 * like_or_one(self.frequency, q) ** 2
-        return self._dual(b2, *shares_of_one(b2 * q))
-
-    def _dual(self, b2, s, r, root):
+    def dual_of_shares(self, q1, q2, k, s, r, root):
+        b2 = self.scaled(jnp.ones((), r.dtype))
         a2, c2 = like_or_one(self.amplitude, r) ** 2, like(0.0 if self.offset is None else self.offset, r) ** 2
         return a2 * (2 / jnp.pi * jnp.arctan2(r, root)) + c2, a2 * b2 * (2 / jnp.pi * (s / root))
 
 
 @pytree
-class Gelu(Activation):
+class Gelu(Ridge):
     """phi(x) = x Phi(x), with the normal distribution function: the exact GELU. Tsuchida et al. 2021, Proposition 3."""
 
     def phi(self, x):
         return jax.nn.gelu(x, approximate=False)
 
-    def dual(self, q1, q2, k):
-        return self._dual(q1, q2, k, *shares(q1, q2, k))
-
-    def variance(self, q):
-        return self._dual(q, q, q, *shares_of_one(q))
-
-    def _dual(self, q1, q2, k, s, r, root):
+    def dual_of_shares(self, q1, q2, k, s, r, root):
         angle = jnp.arctan2(root, -r)  # pi/2 + arctan(r / root), whose two terms would cancel for opposite points
         slope, width = r / root, root * (jnp.sqrt(1 + q1) * jnp.sqrt(1 + q2))
         T = k * angle + slope * r * s + share(q1) * share(q2) * width
@@ -296,48 +296,45 @@ class Gelu(Activation):
         return T / (2 * jnp.pi), (angle + slope * bracket) / (2 * jnp.pi)
 
 
-def _angle_of(q1: Array, q2: Array, k: Array, distance: Array | None) -> Array:
-    c = cosine(q1, q2, k)
-    return angle(c, gap_of_cosine(q1, q2, c, distance))
+class Jump(Kinked):
+    """A jump by `size` at zero, without a slope elsewhere: E[phi(u)^2] is `power`, and 0 for a zero signal."""
+
+    size: float
+    power: float
+
+    def variance(self, q):
+        return jnp.where(q > 0, self.power, 0).astype(q.dtype), jnp.zeros_like(q)
+
+    def dual_at_distance(self, q1, q2, k, distance):
+        c, total = cosine(q1, q2, k), self.variance(q1)[0] + self.variance(q2)[0]
+        theta = angle(c, gap_of_cosine(q1, q2, c, distance))
+        after = jnp.where((q1 > 0) & (q2 > 0), self.size**2 * theta / jnp.pi, total)  # that of one, next to a zero
+        return (total - after) / 2, jnp.zeros_like(k), after
 
 
 @pytree
-class Step(Kinked):
+class Step(Jump):
     """phi(x) = 1 for x > 0, else 0. Its slope is zero almost everywhere, so weights before it have no NTK.
 
     >>> Step().phi(jnp.array([-1.0, 0.0, 2.0])).tolist()
     [0.0, 0.0, 1.0]
     """
 
+    size, power = 1.0, 0.5
+
     def phi(self, x):
         return (x > 0).astype(x.dtype)
 
-    def dual_at_distance(self, q1, q2, k, distance):
-        theta = _angle_of(q1, q2, k, distance)
-        both, one = (q1 > 0) & (q2 > 0), (q1 > 0) | (q2 > 0)
-        T = jnp.where(both, (jnp.pi - theta) / (2 * jnp.pi), 0)
-        return T, jnp.zeros_like(k), jnp.where(both, theta / jnp.pi, jnp.where(one, 0.5, 0)).astype(k.dtype)
-
-    def variance(self, q):
-        return jnp.where(q > 0, 0.5, 0).astype(q.dtype), jnp.zeros_like(q)
-
 
 @pytree
-class Sign(Kinked):
+class Sign(Jump):
     """phi(x) = 1 for x > 0, -1 for x < 0, 0 at 0. Its slope is zero almost everywhere, as that of `Step`.
 
     >>> Sign().phi(jnp.array([-1.0, 0.0, 2.0])).tolist()
     [-1.0, 0.0, 1.0]
     """
 
+    size, power = 2.0, 1.0
+
     def phi(self, x):
         return jnp.sign(x)
-
-    def dual_at_distance(self, q1, q2, k, distance):
-        theta = _angle_of(q1, q2, k, distance)
-        both, one = (q1 > 0) & (q2 > 0), (q1 > 0) | (q2 > 0)
-        after = jnp.where(both, 4 / jnp.pi * theta, jnp.where(one, 1, 0)).astype(k.dtype)
-        return 1 - 2 / jnp.pi * theta, jnp.zeros_like(k), after
-
-    def variance(self, q):
-        return (q > 0).astype(q.dtype), jnp.zeros_like(q)

@@ -21,8 +21,8 @@ from ..pytrees import number, pytree, static
 from .activations import Activation, Identity, Relu
 from .kernel import Layer
 from .layers import plus_bias, standard_normals
-from .positions import as_images, as_sequence, diagonal, diagonal_of_pairs
-from .signals import Signals, distance_of_covariances, like
+from .positions import as_images, as_sequence, diagonal
+from .signals import Signals, distance_of_covariances, like, own_variances
 
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 ZETAS = {"identity": Identity(), "relu": Relu()}
@@ -104,7 +104,7 @@ class SelfAttention(Layer):
     def kernel(self, k):
         if k.keep not in ("all", "inside"):
             raise ValueError("Expected sequences or images before SelfAttention, got flat data. Reshape to sequences.")
-        n = (k.nngp.ndim - 2) // 2
+        n = len(k.axes)
         if n > 1:
             sizes = k.nngp.shape[: 2 * n : 2]
             self._positions((len(k.nngp), *sizes, k.width))
@@ -116,12 +116,7 @@ class SelfAttention(Layer):
         nngp = attend(k.nngp) + b2
         # values and outputs, the bias, the layers before through the values, and through queries and keys
         ntk = 2 * (nngp - b2) + b2 + attend(k.ntk) + trained
-        var1 = var2 = None
-        if k.keep == "inside":
-            var1, var2 = diagonal_of_pairs(nngp, 1, 0), diagonal_of_pairs(nngp, 1, 1)
-        elif k.inside1 is not None and k.inside2 is not None:  # else nothing that follows reads them (`requires`)
-            var1 = diagonal_of_pairs(self.kernel(k.inside1).nngp, 1, 0)
-            var2 = diagonal_of_pairs(self.kernel(k.inside2).nngp, 1, 1)
+        var1, var2 = own_variances(k, nngp, lambda inside: self.kernel(inside).nngp)
         out = k.replace(
             nngp=nngp, ntk=ntk, var1=var1, var2=var2, distance=None, width=self.width, is_gaussian=True, fresh=k.level
         )
@@ -143,23 +138,15 @@ class SelfAttention(Layer):
     def _linear(self, k: Signals):
         """Z(x) K Z(x')^T, with the deterministic attention Z(x) = zeta(W_query_std W_key_std K(x, x))."""
         W_ov2 = self._squared(k, "W_value_std", "W_out_std")
-        if k.keep == "inside":
-            Z = self._attention(k)
-
-            def attend(array: Array) -> Array:
-                s = array.shape[0]
-                return W_ov2 * _einsum("acn,cdn,bdn->abn", Z, array.reshape(s, s, -1), Z).reshape(array.shape)
-
-            return attend, 0
-        Z1, Z2 = self._attention(k.inside1), self._attention(k.inside2)
-        return lambda array: W_ov2 * _einsum("acn,cdnm,bdm->abnm", Z1, array, Z2), 0
+        inside = (k, k) if k.keep == "inside" else (k.inside1, k.inside2)
+        Z1, Z2 = map(self._attention, inside)
+        return lambda array: W_ov2 * _einsum("ac...,cd...,bd...->ab...", Z1, array, Z2), 0
 
     def _attention(self, inside: Signals | None) -> Array:
-        """Z(x) of each example, (s, s, n): row a holds how much position a attends to each other."""
+        """Z(x) of each example, (s, s, n, 1) or (s, s, 1, n): row a holds how much position a attends to each other."""
         assert inside is not None and inside.keep == "inside"  # `requires` asked for it
-        s = inside.nngp.shape[0]
         W_qk = like(self.W_query_std, inside.nngp) * like(self.W_key_std, inside.nngp)
-        return self._zeta(W_qk * self._encoded(inside.nngp).reshape(s, s, -1), axis=1)
+        return self._zeta(W_qk * self._encoded(inside.nngp), axis=1)
 
     def _sqrt(self, k: Signals):
         """Averages over Gaussian attention logits, Cov(G_ac(x), G_bd(x')) = (W_query_std W_key_std)^2 K_ab K_cd."""

@@ -10,6 +10,7 @@ Arora et al. 2019 (CNTK), section 4 and appendix; Novak et al. 2019, section 2.
 # pyright: reportGeneralTypeIssues=false
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -19,11 +20,11 @@ from jaxtyping import Array
 
 from .. import checks
 from ..pytrees import number, pytree, static
-from . import offsets
 from .kernel import Layer
-from .layers import affine_kernel, affine_weights, check_parameterization, plus_bias, scale_params, standard_normals
-from .positions import diagonal, diagonal_of_pairs, one_sided, padded_apart, position_axes
-from .signals import Signals
+from .layers import affine_kernel, affine_params, affine_weights, check_parameterization, plus_bias
+from .offsets import mean_at_offset
+from .positions import diagonal, mean_of_shifts, one_sided
+from .signals import Signals, own_variances
 
 Axes = list[tuple[int, ...]]
 MOST_SHIFTS = 1024  # a filter with more positions along one direction is a slip
@@ -47,12 +48,9 @@ class Conv(Layer):
     parameterization: str = static(default="ntk", kw_only=True)
 
     def __post_init__(self):
-        object.__setattr__(self, "filter_shape", _window(self.filter_shape, "filter_shape"))
+        n = len(_window(self.filter_shape, "filter_shape"))
         strides = _window(self.strides, "strides")
-        if len(strides) != len(self.filter_shape) and set(strides) == {1}:
-            strides = (1,) * len(self.filter_shape)
-        object.__setattr__(self, "strides", strides)
-        _same_directions(self.filter_shape, strides, "strides")
+        _set_sizes(self, "filter_shape", (1,) * n if set(strides) == {1} else strides)
         checks.one_of(self.padding, "padding", ("SAME", "VALID", "CIRCULAR"))
         check_parameterization(self)
 
@@ -69,13 +67,13 @@ class Conv(Layer):
         checks.one_key(key)
         input_shape = checks.input_shape(input_shape)
         _check_positions(len(input_shape) - 2, self.filter_shape, "Conv")
-        params = standard_normals(key, ((*self.filter_shape, input_shape[-1], self.channels), (self.channels,)))
         sizes = input_shape[1:-1]
         out = [
             (size + sum(pad) - window) // stride + 1
             for size, pad, window, stride in zip(sizes, self._pads(sizes), self.filter_shape, self.strides)
         ]
-        return (input_shape[0], *out, self.channels), scale_params(self, params, self._fan_in(input_shape[-1]))
+        params = affine_params(self, key, (*self.filter_shape, input_shape[-1], self.channels))
+        return (input_shape[0], *out, self.channels), params
 
     def apply(self, params, x):
         W, b = affine_weights(self, params, x)
@@ -89,33 +87,54 @@ class Conv(Layer):
         return plus_bias(jax.lax.conv_general_dilated(x, W, self.strides, pads, dimension_numbers=layout), b)
 
     def kernel(self, k):
-        _check_positions(_directions(k), self.filter_shape, "Conv")
+        _check_positions(len(k.axes), self.filter_shape, "Conv")
+        wrap, keep, offset = self.padding == "CIRCULAR", k.keep, k.offset
 
-        wrap = self.padding == "CIRCULAR"
-        n = _directions(k)
-        sizes = [k.nngp.shape[pair[0]] for pair in position_axes(n, k.keep)]
-        for i, pad, window, stride in zip(range(n), self._pads(sizes), self.filter_shape, self.strides):
+        def mean(i, pad, window, stride, array, axes, sides):
+            if keep == "offset" and i == 0:
+                return mean_at_offset(array, offset, sides, pad, window, wrap=wrap)
+            return mean_of_shifts(array, axes[i], pad, window, stride, wrap=wrap)
 
-            def mean(array: Array, axes: Axes, sides: tuple[int, ...]) -> Array:
-                if k.keep == "offset" and i == 0:  # noqa: B023
-                    return offsets.mean_of_shifts(array, k.offset, sides, pad, window, wrap)  # noqa: B023
-                return _mean_of_shifts(array, axes[i], pad, window, stride, wrap)  # noqa: B023
-
-            k = _over_positions(k, mean)
-        return affine_kernel(self, k, self._fan_in(k.width))
+        sizes = [k.nngp.shape[axes[0]] for axes in k.axes]
+        for direction in zip(range(len(sizes)), self._pads(sizes), self.filter_shape, self.strides):
+            k = _over_positions(k, partial(mean, *direction))
+        return affine_kernel(self, k, k.width * prod(self.filter_shape))
 
     def requires(self, needs):
         return needs
-
-    def _fan_in(self, channels: int) -> int:
-        return channels * prod(self.filter_shape)
 
     def _pads(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
         return _pads(sizes, self.filter_shape, self.strides, self.padding)
 
 
+class Pooling(Layer):
+    """Means or sums that mix positions: a subclass says how to take them, of signals as of their kernels."""
+
+    def pooled(self, array: Array, axes: Axes) -> Array:
+        """What becomes of an array with these position axes, by direction; two of one direction move apart."""
+        raise NotImplementedError
+
+    def init(self, key, input_shape):
+        input_shape = checks.input_shape(input_shape)
+        out = jax.eval_shape(lambda: self.apply((), jnp.zeros((1, *input_shape[1:])))).shape
+        return (input_shape[0], *out[1:]), ()
+
+    def apply(self, params, x):
+        checks.layer_inputs(x, type(self).__name__)
+        return self.pooled(x, [(axis,) for axis in range(1, x.ndim - 1)])
+
+    def kernel(self, k):
+        mean = partial(self.pooled, axes=k.axes)
+        nngp = mean(k.nngp)
+        var1, var2 = own_variances(k, nngp, lambda inside: mean(inside.nngp))
+        return k.without_distance().replace(nngp=nngp, ntk=mean(k.ntk), var1=var1, var2=var2)
+
+    def requires(self, needs):
+        return needs | {"all"} | ({"inside"} if "variances" in needs else set())
+
+
 @pytree
-class AvgPool(Layer):
+class AvgPool(Pooling):
     """The mean over windows of positions; strides default to the window.
 
     padding: "VALID" (none), "CIRCULAR" (wrapped around), or "SAME": zeros, which count in a mean unless
@@ -130,53 +149,30 @@ class AvgPool(Layer):
 
     def __post_init__(self):
         checks.one_of(self.padding, "padding", ("VALID", "SAME", "CIRCULAR"))
-        object.__setattr__(self, "window_shape", _window(self.window_shape, "window_shape"))
-        strides = self.window_shape if self.strides is None else _window(self.strides, "strides")
-        _same_directions(self.window_shape, strides, "strides")
-        object.__setattr__(self, "strides", strides)
+        _set_sizes(self, "window_shape", self.window_shape if self.strides is None else self.strides)
 
-    def init(self, key, input_shape):
-        input_shape = checks.input_shape(input_shape)
-        _check_positions(len(input_shape) - 2, self.window_shape, "AvgPool")
-        out = jax.eval_shape(lambda: self.apply((), jnp.zeros((1, *input_shape[1:])))).shape
-        return (input_shape[0], *out[1:]), ()
-
-    def apply(self, params, x):
-        checks.layer_inputs(x, "AvgPool")
-        _check_positions(x.ndim - 2, self.window_shape, "AvgPool")
-        for i in range(x.ndim - 2):
-            x = self._along(x, i + 1, i)
-        return x
-
-    def kernel(self, k):
-        _check_positions(_directions(k), self.window_shape, "AvgPool")
-
-        def mean(array: Array, axes: Axes) -> Array:
-            for i, pair in enumerate(axes):
-                for axis in pair:  # the two positions move apart: one mean each
-                    array = self._along(array, axis, i)
-            return array
-
-        return _pooled(k, mean)
-
-    def requires(self, needs):
-        return _pooling_needs(needs)
+    def pooled(self, array, axes):
+        _check_positions(len(axes), self.window_shape, "AvgPool")
+        for i, of_direction in enumerate(axes):
+            for axis in of_direction:
+                array = self._along(array, axis, i)
+        return array
 
     def _along(self, array: Array, axis: int, i: int) -> Array:
         """The mean or sum over the windows of direction i, along one axis."""
         window, stride, size = self.window_shape[i], (self.strides or self.window_shape)[i], array.shape[axis]
         (pad,) = _pads((size,), (window,), (stride,), self.padding)
-        out = _mean_of_shifts(array, (axis,), pad, window, stride, wrap=self.padding == "CIRCULAR")
+        out = mean_of_shifts(array, (axis,), pad, window, stride, wrap=self.padding == "CIRCULAR")
         if self.is_sum:
             return out * window
         if self.normalize_edges and self.padding == "SAME":
-            share = _mean_of_shifts(jnp.ones(size, out.dtype), (0,), pad, window, stride, wrap=False)
+            share = mean_of_shifts(jnp.ones(size, out.dtype), (0,), pad, window, stride, wrap=False)
             out = out / share.reshape([-1 if other == axis else 1 for other in range(out.ndim)])
         return out
 
 
 @pytree
-class GlobalAvgPool(Layer):
+class GlobalAvgPool(Pooling):
     """The mean over all positions, or with `is_sum` the sum: flat data from here on."""
 
     is_sum: bool = static(default=False, kw_only=True)
@@ -185,25 +181,11 @@ class GlobalAvgPool(Layer):
     def is_global_mean(self):
         return not self.is_sum
 
-    def init(self, key, input_shape):
-        input_shape = checks.input_shape(input_shape)
-        return (input_shape[0], input_shape[-1]), ()
-
-    def apply(self, params, x):
-        checks.layer_inputs(x, "GlobalAvgPool")
-        return self._over(x, tuple(range(1, x.ndim - 1)))
+    def pooled(self, array, axes):
+        return (jnp.sum if self.is_sum else jnp.mean)(array, sum(axes, ()))
 
     def kernel(self, k):
-        def mean(array: Array, axes: Axes) -> Array:
-            return self._over(array, sum(axes, ()))
-
-        return _flat(_pooled(k, mean)) if k.keep != "none" else k
-
-    def requires(self, needs):
-        return _pooling_needs(needs)
-
-    def _over(self, array: Array, axes: tuple[int, ...]) -> Array:
-        return array.sum(axes) if self.is_sum else array.mean(axes)
+        return k if k.keep == "none" else _flat(super().kernel(k))
 
 
 @pytree
@@ -221,15 +203,14 @@ class Flatten(Layer):
     def kernel(self, k):
         if k.keep == "none":
             return k
-        n = _directions(k)
-        sizes = [k.nngp.shape[pair[0]] for pair in position_axes(n, k.keep)]
+        n = len(k.axes)
 
         def mean(array: Array, axes: Axes, sides: tuple[int, ...]) -> Array:
             if len(axes[0]) == 2:  # all pairs were kept for a layer before: flat data need each with itself
                 return diagonal(array, n).mean(tuple(range(n)))
-            return array.mean(sum(position_axes(n, k.keep), ()))  # axes of length 1 go too
+            return array.mean(sum(k.axes, ()))  # axes of length 1 go too
 
-        return _flat(_over_positions(k, mean)).replace(width=k.width * prod(sizes))
+        return _flat(_over_positions(k, mean)).replace(width=k.width * prod(k.nngp.shape[axes[0]] for axes in k.axes))
 
     def requires(self, needs):
         return needs - {"all", "inside"}
@@ -241,11 +222,6 @@ def _pads(sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], p
     return [(int(a), int(b)) for a, b in jax.lax.padtype_to_pads(sizes, window, strides, padding)]
 
 
-def _directions(k: Signals) -> int:
-    extra = k.nngp.ndim - 2
-    return extra if k.keep in ("none", "same") else (extra + 1) // 2
-
-
 def _over_positions(k: Signals, f: Callable[[Array, Axes, tuple[int, ...]], Array]) -> Signals:
     """`f(array, axes, sides)` of all kernels; `axes` are those of each direction along which the array varies.
 
@@ -253,55 +229,13 @@ def _over_positions(k: Signals, f: Callable[[Array, Axes, tuple[int, ...]], Arra
 
     Distances follow from these: a mean of distances of its own would cost as much as both kernels.
     """
-    axes = position_axes(_directions(k), k.keep)
+    axes = k.axes
     return k.without_distance().replace(
         nngp=f(k.nngp, axes, (0, 1)),
         ntk=f(k.ntk, axes, (0, 1)),
         var1=None if k.var1 is None else f(k.var1, one_sided(axes, 0), (0,)),
         var2=None if k.var2 is None else f(k.var2, one_sided(axes, 1), (1,)),
     )
-
-
-def _mean_of_shifts(
-    array: Array,
-    axes: tuple[int, ...],
-    pad: tuple[int, int],
-    window: int,
-    stride: int,
-    wrap: bool,
-) -> Array:
-    """The mean of `window` slices of the padded array, each shifted by one along all `axes` together."""
-    size = array.shape[axes[0]] + sum(pad)
-    if size < window:
-        raise ValueError(f"Expected at least {window} positions for the window, got {size} with padding.")
-    pads = [pad if axis in axes else (0, 0) for axis in range(array.ndim)]
-    array = padded_apart(array, pads, wrap)
-    count = (array.shape[axes[0]] - window) // stride + 1
-    total = jnp.zeros((), array.dtype)
-    for shift in range(window):
-        piece = array
-        for axis in axes:  # by name: some releases of JAX make a gather of an index with a stride
-            piece = jax.lax.slice_in_dim(piece, shift, shift + stride * (count - 1) + 1, stride, axis)
-        total = total + piece
-    return total / window
-
-
-def _pooled(k: Signals, mean: Callable[[Array, Axes], Array]) -> Signals:
-    """A mean that mixes positions. Its variances come from all pairs of positions inside each example."""
-    n = _directions(k)
-    axes = position_axes(n, k.keep)
-    nngp = mean(k.nngp, axes)
-    var1 = var2 = None
-    if k.keep == "inside":
-        var1, var2 = diagonal_of_pairs(nngp, n, 0), diagonal_of_pairs(nngp, n, 1)
-    elif k.inside1 is not None and k.inside2 is not None:
-        var1 = diagonal_of_pairs(mean(k.inside1.nngp, axes), n, 0)
-        var2 = diagonal_of_pairs(mean(k.inside2.nngp, axes), n, 1)
-    return k.without_distance().replace(nngp=nngp, ntk=mean(k.ntk, axes), var1=var1, var2=var2)
-
-
-def _pooling_needs(needs: frozenset[str]) -> frozenset[str]:
-    return needs | {"all"} | ({"inside"} if "variances" in needs else set())
 
 
 def _flat(k: Signals) -> Signals:
@@ -317,13 +251,17 @@ def _check_positions(n: int, window: tuple[int, ...], name: str) -> None:
         )
 
 
+def _set_sizes(layer: Any, name: str, strides: Any) -> None:
+    """Makes tuples of the window, which has this `name`, and of the strides; raises for what is no whole number."""
+    window, strides = _window(getattr(layer, name), name), _window(strides, "strides")
+    if len(window) != len(strides):
+        raise ValueError(f"Expected strides with {len(window)} numbers, one per direction, got {strides}.")
+    object.__setattr__(layer, name, window)
+    object.__setattr__(layer, "strides", strides)
+
+
 def _window(value: Any, name: str) -> tuple[int, ...]:
     sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     for size in sizes:
         checks.whole_number(size, name, 1, MOST_SHIFTS if name == "filter_shape" else checks.MOST)
     return sizes
-
-
-def _same_directions(window: tuple[int, ...], strides: tuple[int, ...], name: str) -> None:
-    if len(window) != len(strides):
-        raise ValueError(f"Expected {name} with {len(window)} numbers, one per direction, got {strides}.")

@@ -47,8 +47,7 @@ class Dense(Layer):
     def init(self, key, input_shape):
         checks.one_key(key)
         input_shape = checks.input_shape(input_shape)
-        params = standard_normals(key, ((input_shape[-1], self.width), (self.width,)))
-        return (*input_shape[:-1], self.width), scale_params(self, params, input_shape[-1])
+        return (*input_shape[:-1], self.width), affine_params(self, key, (input_shape[-1], self.width))
 
     def apply(self, params, x):
         W, b = affine_weights(self, params, x)
@@ -77,17 +76,15 @@ def check_parameterization(layer: Any) -> None:
     checks.one_of(layer.parameterization, "parameterization", ("ntk", "standard"))
 
 
-def _scales(layer: Any, array: Array) -> tuple[Array, Array]:
-    return like(layer.W_std, array), like(0.0 if layer.b_std is None else layer.b_std, array)
+def affine_params(layer: Any, key: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """(W of this shape, b), drawn from N(0, 1): the standard parameterization scales them at the start."""
+    W, b = standard_normals(key, (shape, shape[-1:]))
+    return _scaled(layer, W, b) if layer.parameterization == "standard" else (W, b)
 
 
-def scale_params(layer: Any, params: Sequence[Array], fan_in: int) -> tuple[Array, Array]:
-    """Draws from N(0, 1) as the parameters of the layer: the standard parameterization scales them at the start."""
-    W, b = params
-    if layer.parameterization == "ntk":
-        return W, b
-    W_std, b_std = _scales(layer, W)
-    return W_std / fan_in**0.5 * W, b_std * b
+def _scaled(layer: Any, W: Array, b: Array) -> tuple[Array, Array]:
+    W_std, b_std = like(layer.W_std, W), like(0.0 if layer.b_std is None else layer.b_std, W)
+    return W_std / prod(W.shape[:-1]) ** 0.5 * W, b_std * b
 
 
 def affine_weights(layer: Any, params: Any, x: Any) -> tuple[Array, Array]:
@@ -108,8 +105,7 @@ def affine_weights(layer: Any, params: Any, x: Any) -> tuple[Array, Array]:
         )
     if layer.parameterization == "standard":
         return W, b if layer.b_std is not None else jnp.zeros_like(b)
-    W_std, b_std = _scales(layer, W)
-    return W_std / prod(W.shape[:-1]) ** 0.5 * W, b_std * b
+    return _scaled(layer, W, b)
 
 
 def plus_bias(z: Array, b: Array) -> Array:
@@ -122,16 +118,13 @@ def affine_kernel(layer: Any, k: Signals, fan_in: int) -> Signals:
     # Squared before they are rounded to the precision of the data: at depth 100 the difference shows.
     W2 = like(jnp.square(layer.W_std), k.nngp)
     b2 = like(jnp.square(0.0 if layer.b_std is None else layer.b_std), k.nngp)
-    nngp = W2 * k.nngp + b2
-    if layer.parameterization == "ntk":
-        own = nngp
-    else:
-        own = fan_in * k.nngp + (0 if layer.b_std is None else 1)
+    nngp, var1, var2 = jax.tree.map(lambda covariance: W2 * covariance + b2, (k.nngp, k.var1, k.var2))
+    own = nngp if layer.parameterization == "ntk" else fan_in * k.nngp + (0 if layer.b_std is None else 1)
     return k.replace(
         nngp=nngp,
         ntk=own + W2 * k.ntk,
-        var1=None if k.var1 is None else W2 * k.var1 + b2,
-        var2=None if k.var2 is None else W2 * k.var2 + b2,
+        var1=var1,
+        var2=var2,
         distance=None if k.distance is None else W2 * k.distance,
         is_gaussian=True,
         fresh=k.level,
@@ -139,15 +132,25 @@ def affine_kernel(layer: Any, k: Signals, fan_in: int) -> Signals:
     )
 
 
-@pytree
-class Sequential(Layer):
-    """Layers one after another; see `serial`."""
+class Compound(Layer):
+    """A layer made of layers."""
 
-    layers: tuple[Layer, ...]
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        """The layers that its fields hold."""
+        is_layer = lambda value: isinstance(value, Layer)
+        return tuple(filter(is_layer, jax.tree.leaves(vars(self), is_leaf=is_layer)))
 
     @property
     def is_by_offset(self):
-        return all(layer.is_by_offset for layer in self.layers)
+        return all(layer.is_by_offset for layer in self.inner)
+
+
+@pytree
+class Sequential(Compound):
+    """Layers one after another; see `serial`."""
+
+    layers: tuple[Layer, ...]
 
     @property
     def parts(self):
@@ -190,9 +193,7 @@ def serial(*layers: Layer) -> Sequential:
     Raises:
         TypeError: if one of them is not a layer (`Relu` instead of `Relu()`, say).
     """
-    for layer in layers:
-        check_layer(layer)
-    return Sequential(tuple(layers))
+    return Sequential(checked_layers(layers))
 
 
 def same_number(params: Any, layers: Sequence[Layer], name: str) -> None:
@@ -207,26 +208,23 @@ def same_number(params: Any, layers: Sequence[Layer], name: str) -> None:
 
 def names_of(layers: Any) -> str:
     """The kinds of `layers`, without their numbers, which are tracers while a kernel is compiled."""
-    return (
-        "no layers"
-        if not layers
-        else ", ".join(
-            f"({names_of(layer.layers)})" if isinstance(layer, Sequential) else type(layer).__name__ for layer in layers
-        )
-    )
+    name = lambda layer: f"({names_of(layer.layers)})" if isinstance(layer, Sequential) else type(layer).__name__
+    return ", ".join(map(name, layers)) or "no layers"
 
 
-def check_layer(layer: Any) -> None:
-    """Raises TypeError for what is no layer."""
-    if not isinstance(layer, Layer):
+def checked_layers(layers: Sequence[Any]) -> tuple[Layer, ...]:
+    """The layers; raises TypeError for what is none."""
+    for layer in layers:
         if isinstance(layer, (list, tuple)):
             raise TypeError(f"Expected layers, got a {type(layer).__name__} of them. Unpack it: serial(*layers).")
-        hint = f"Write {layer.__name__}()." if isinstance(layer, type) else "Layers are objects such as Dense(64)."
-        raise TypeError(f"Expected layers, got {layer!r}. {hint}")
+        if not isinstance(layer, Layer):
+            hint = f"Write {layer.__name__}()." if isinstance(layer, type) else "Layers are objects such as Dense(64)."
+            raise TypeError(f"Expected layers, got {layer!r}. {hint}")
+    return tuple(layers)
 
 
 @pytree
-class Repeat(Layer):
+class Repeat(Compound):
     """`layer`, `times` times over, each time with parameters of its own.
 
     The kernel runs in one loop whatever `times` is: depth can be a slider, and nothing is compiled again. Because of
@@ -237,12 +235,8 @@ class Repeat(Layer):
     layer: Layer
     times: Any = number(low=1.0, high=float(checks.MOST), is_whole=True, is_tunable=False)
 
-    @property
-    def is_by_offset(self):
-        return self.layer.is_by_offset
-
     def __post_init__(self):
-        check_layer(self.layer)
+        checked_layers([self.layer])
 
     def init(self, key, input_shape):
         checks.one_key(key)

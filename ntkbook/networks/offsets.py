@@ -5,7 +5,7 @@ direction never meet theirs, and activations look at single pairs. Up to the mea
 itself: of the (h w)^2 pairs of an image with itself h w^2 are in memory at a time, few enough for a core's cache.
 
 An offset is counted around: position i of x1 is paired with (i + offset) modulo h of x2, so that there are h offsets of
-h pairs each. Where either position would leave its image nothing is moved in (`mean_of_shifts`). The rules are those of
+h pairs each. Where either position would leave its image nothing is moved in (`mean_at_offset`). The rules are those of
 `convolution.py`, in another order of work.
 """
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .positions import on_pairs, padded_apart
+from .positions import mean_of_shifts, on_pairs
 from .signals import FEW_FEATURES, Signals, covariances
 
 
@@ -48,19 +48,17 @@ def mean_over_positions(f: Callable[[Signals], Signals], x1: Array, x2: Array | 
     return jax.tree.map(lambda array: array.mean(0).reshape(*one_position, *array.shape[1:]), each)
 
 
-def mean_of_shifts(
-    array: Array, offset: Array, sides: Sequence[int], pad: tuple[int, int], window: int, wrap: bool
+def mean_at_offset(
+    array: Array, offset: Array, sides: Sequence[int], pad: tuple[int, int], window: int, *, wrap: bool
 ) -> Array:
-    """The mean of shifts along the first axis, of positions of x1 (side 0), of x2 (1) or of pairs of them (0, 1)."""
+    """`mean_of_shifts` along the first axis, of positions of x1 (side 0), of x2 (1) or of pairs of them (0, 1)."""
     n = len(array)
     positions = [jnp.arange(n), (jnp.arange(n) + offset) % n]
-    padded = padded_apart(array, [pad, *[(0, 0)] * (array.ndim - 1)], wrap or 0 not in sides)
-    total = jnp.zeros((), array.dtype)
-    for shift in range(window):
-        piece = jax.lax.slice_in_dim(padded, shift, shift + n)
-        if not wrap:
-            moved = [positions[side] + shift - pad[0] for side in sides]
-            is_inside = reduce(and_, [(i >= 0) & (i < n) for i in moved])
-            piece = jnp.where(is_inside.reshape(-1, *[1] * (array.ndim - 1)), piece, 0)
-        total = total + piece
-    return total / window
+
+    def is_inside(shift: int) -> Array:
+        moved = [positions[side] + shift - pad[0] for side in sides]
+        inside = reduce(and_, [(i >= 0) & (i < n) for i in moved])
+        return inside.reshape(-1, *[1] * (array.ndim - 1))
+
+    around = wrap or 0 not in sides
+    return mean_of_shifts(array, (0,), pad, window, wrap=around, is_inside=None if wrap else is_inside)

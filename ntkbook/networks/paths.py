@@ -10,17 +10,55 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from .. import checks
 from ..pytrees import pytree
 from .activations import Identity
 from .kernel import Layer, through
-from .layers import Sequential, check_layer, names_of, same_number
+from .layers import Compound, Sequential, checked_layers, names_of, same_number
 from .signals import Signals
 
 
+class Paths(Compound):
+    """Several `paths` from one place, each with parameters of its own; a subclass says how their ends are joined."""
+
+    paths: tuple[Layer, ...]
+
+    def init(self, key, input_shape):
+        checks.one_key(key)
+        input_shape = checks.input_shape(input_shape)
+        keys = jax.random.split(key, len(self.paths))
+        shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
+        return self.shape(shapes, f"got {', '.join(map(str, shapes))} from {input_shape}"), params
+
+    def shape(self, shapes: Sequence[tuple[int, ...]], got: str) -> tuple[int, ...]:
+        """Of the joined ends; raises ValueError for ends that do not fit, which `got` describes."""
+        raise NotImplementedError
+
+    def apply(self, params, x):
+        same_number(params, self.paths, type(self).__name__)
+        return self.joined([path.apply(path_params, x) for path, path_params in zip(self.paths, params)])
+
+    def joined(self, outputs: list[Array]) -> Array:
+        """The outputs of all paths as one."""
+        raise NotImplementedError
+
+    def requires(self, needs):
+        return frozenset().union(*(path.requires(needs) for path in self.paths))
+
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(map(repr, self.inner))})"
+
+
+def _two_or_more(paths: tuple[Any, ...], name: str, hint: str = "") -> tuple[Layer, ...]:
+    if len(checked_layers(paths)) < 2:
+        raise ValueError(f"Expected two or more paths in {name}, got {names_of(paths)}.{hint}")
+    return paths
+
+
 @pytree
-class Sum(Layer):
+class Sum(Paths):
     """f(x) + g(x) + ..., where the `paths` f, g, ... have parameters of their own.
 
     Both kernels add: of the paths all but one end in random weights of mean zero, so that no two are correlated.
@@ -33,48 +71,26 @@ class Sum(Layer):
 
     paths: tuple[Layer, ...]
 
-    @property
-    def is_by_offset(self):
-        return all(layer.is_by_offset for layer in self.paths)
-
     def __init__(self, *paths: Layer):
-        for path in paths:
-            check_layer(path)
-        if len(paths) < 2:
-            raise ValueError(
-                f"Expected two or more paths in Sum, got {names_of(paths)}. Sum(Identity(), f) is x + f(x)."
-            )
-        object.__setattr__(self, "paths", paths)
+        object.__setattr__(self, "paths", _two_or_more(paths, "Sum", " Sum(Identity(), f) is x + f(x)."))
 
-    def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
-        keys = jax.random.split(key, len(self.paths))
-        shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
-        if len({tuple(shape) for shape in shapes}) > 1:
+    def shape(self, shapes, got):
+        if len(set(map(tuple, shapes))) > 1:
             raise ValueError(
-                f"Expected the paths of Sum to end in one shape, got {', '.join(map(str, shapes))} "
-                f"from {input_shape}. Give their last layers one width, and pool or convolve alike."
+                f"Expected the paths of Sum to end in one shape, {got}. "
+                "Give their last layers one width, and pool or convolve alike."
             )
-        return shapes[0], params
+        return shapes[0]
 
-    def apply(self, params, x):
-        same_number(params, self.paths, "Sum")
-        outputs = [path.apply(path_params, x) for path, path_params in zip(self.paths, params)]
+    def joined(self, outputs):
         return reduce(jnp.add, outputs)
 
     def kernel(self, k):
-        return _kernel_of_sum(self.paths, k, "Sum")
-
-    def requires(self, needs):
-        return frozenset().union(*(path.requires(needs) for path in self.paths))
-
-    def __repr__(self):
-        return f"Sum({', '.join(map(repr, self.paths))})"
+        return _sum_of_uncorrelated(self, k)
 
 
 @pytree
-class Concat(Layer):
+class Concat(Paths):
     """f(x), g(x), ... side by side as channels, where the `paths` f, g, ... have parameters of their own.
 
     Both kernels are means over all channels. Its channels are no longer alike: put Dense or Conv after it.
@@ -87,63 +103,50 @@ class Concat(Layer):
 
     paths: tuple[Layer, ...]
 
-    @property
-    def is_by_offset(self):
-        return all(layer.is_by_offset for layer in self.paths)
-
     def __init__(self, *paths: Layer):
-        for path in paths:
-            check_layer(path)
-        if len(paths) < 2:
-            raise ValueError(f"Expected two or more paths in Concat, got {names_of(paths)}.")
-        object.__setattr__(self, "paths", paths)
+        object.__setattr__(self, "paths", _two_or_more(paths, "Concat"))
 
-    def init(self, key, input_shape):
-        keys = jax.random.split(key, len(self.paths))
-        shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
+    def shape(self, shapes, got):
         if len({tuple(shape[:-1]) for shape in shapes}) > 1:
             raise ValueError(
-                f"Expected the paths of Concat to end in one shape but for channels, got {', '.join(map(str, shapes))} "
-                f"from {input_shape}. Pool or convolve alike."
+                f"Expected the paths of Concat to end in one shape but for channels, {got}. Pool or convolve alike."
             )
-        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes)), params
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
-    def apply(self, params, x):
-        same_number(params, self.paths, "Concat")
-        return jnp.concatenate([path.apply(one, x) for path, one in zip(self.paths, params)], axis=-1)
+    def joined(self, outputs):
+        return jnp.concatenate(outputs, axis=-1)
 
     def kernel(self, k):
         ends = [through(path, k) for path in self.paths]
         if len({(end.keep, end.nngp.shape) for end in ends}) > 1:
             raise ValueError(f"Expected the paths of Concat to keep the same positions, got {names_of(self.paths)}.")
         width = sum(end.width for end in ends)
-
-        def mean(name: str) -> Any:
-            arrays = [getattr(end, name) for end in ends]
-            if any(array is None for array in arrays):
-                return None
-            return reduce(jnp.add, [array * (end.width / width) for array, end in zip(arrays, ends)])
-
         return ends[0].replace(
-            **{name: mean(name) for name in ("nngp", "ntk", "var1", "var2", "distance")},
+            **_weighted(ends, [end.width / width for end in ends]),
             width=width,
             is_gaussian=False,
             fresh=min(end.fresh for end in ends),
         )
 
-    def requires(self, needs):
-        return frozenset().union(*(path.requires(needs) for path in self.paths))
 
-    def __repr__(self):
-        return f"Concat({', '.join(map(repr, self.paths))})"
+def _weighted(ends: Sequence[Signals], weights: Sequence[float]) -> dict[str, Any]:
+    """The weighted sum of each array, and None for what one of the ends does not hold."""
+
+    def total(name: str) -> Any:
+        arrays = [getattr(end, name) for end in ends]
+        if any(array is None for array in arrays):
+            return None
+        return reduce(jnp.add, [array * weight for array, weight in zip(arrays, weights)])
+
+    return {name: total(name) for name in ("nngp", "ntk", "var1", "var2", "distance")}
 
 
-def _kernel_of_sum(paths: Sequence[Layer], k: Signals, name: str) -> Signals:
-    level = k.level + 1
-    ends = [through(path, k.replace(level=level)) for path in paths]
+def _sum_of_uncorrelated(layer: Paths, k: Signals) -> Signals:
+    level, name = k.level + 1, type(layer).__name__
+    ends = [through(path, k.replace(level=level)) for path in layer.paths]
     if sum(end.fresh < level for end in ends) > 1:
         raise ValueError(
-            f"Expected all paths of {name} but one to end in random weights, got {names_of(paths)}: "
+            f"Expected all paths of {name} but one to end in random weights, got {names_of(layer.paths)}: "
             "sums of correlated signals have no kernel here. End them in Dense or Conv."
         )
     shapes = {(end.width, end.keep, end.nngp.shape) for end in ends}
@@ -153,10 +156,8 @@ def _kernel_of_sum(paths: Sequence[Layer], k: Signals, name: str) -> Signals:
             f"{', '.join(f'width {end.width} and kernel {end.nngp.shape}' for end in ends)}. "
             "Give their last layers one width, and pool or convolve alike."
         )
-    add = lambda arrays: None if any(a is None for a in arrays) else reduce(jnp.add, arrays)
-    names = ("nngp", "ntk", "var1", "var2", "distance")
     return ends[0].replace(
-        **{name: add([getattr(end, name) for end in ends]) for name in names},
+        **_weighted(ends, [1] * len(ends)),
         is_gaussian=all(end.is_gaussian for end in ends),
         level=k.level,
         fresh=min(k.level, *(end.fresh for end in ends)),
@@ -164,7 +165,7 @@ def _kernel_of_sum(paths: Sequence[Layer], k: Signals, name: str) -> Signals:
 
 
 @pytree
-class Residual(Layer):
+class Residual(Paths):
     """x + f(x), where f is `layers` one after another and ends in random weights of the same width as x: see `Sum`.
 
     Its parameters are those of `serial(*layers)`.
@@ -176,17 +177,14 @@ class Residual(Layer):
 
     layers: tuple[Layer, ...]
 
-    @property
-    def is_by_offset(self):
-        return all(layer.is_by_offset for layer in self.layers)
-
     def __init__(self, *layers: Layer):
-        for layer in layers:
-            check_layer(layer)
-        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "layers", checked_layers(layers))
+
+    @property
+    def paths(self):
+        return Identity(), Sequential(self.layers)
 
     def init(self, key, input_shape):
-        checks.one_key(key)
         input_shape = checks.input_shape(input_shape)
         output_shape, params = Sequential(self.layers).init(key, input_shape)
         if tuple(output_shape) != tuple(input_shape):
@@ -200,10 +198,4 @@ class Residual(Layer):
         return x + Sequential(self.layers).apply(params, x)
 
     def kernel(self, k):
-        return _kernel_of_sum((Identity(), Sequential(self.layers)), k, "Residual")
-
-    def requires(self, needs):
-        return needs | Sequential(self.layers).requires(needs)
-
-    def __repr__(self):
-        return f"Residual({', '.join(map(repr, self.layers))})"
+        return _sum_of_uncorrelated(self, k)

@@ -46,6 +46,34 @@ def on_pairs(f: Callable[..., Sequence[Array]], x1: Array, x2: Array | None, kee
     return [arranged(array) for array in f(rows[0], rows[1] if rows[1:] else None)]
 
 
+def mean_of_shifts(
+    array: Array,
+    axes: Sequence[int],
+    pad: tuple[int, int],
+    window: int,
+    stride: int = 1,
+    *,
+    wrap: bool,
+    is_inside: Callable[[int], Array] | None = None,
+) -> Array:
+    """The mean of `window` slices of the padded array, each shifted by one along all `axes` together.
+
+    With `is_inside`, which is given the shift: what lies outside counts as zero.
+    """
+    size = array.shape[axes[0]] + sum(pad)
+    if size < window:
+        raise ValueError(f"Expected at least {window} positions for the window, got {size} with padding.")
+    array = padded_apart(array, [pad if axis in axes else (0, 0) for axis in range(array.ndim)], wrap)
+    last = (size - window) // stride * stride
+    total = jnp.zeros((), array.dtype)
+    for shift in range(window):
+        piece = array
+        for axis in axes:  # by name: some releases of JAX make a gather of an index with a stride
+            piece = jax.lax.slice_in_dim(piece, shift, shift + last + 1, stride, axis)
+        total = total + (piece if is_inside is None else jnp.where(is_inside(shift), piece, 0))
+    return total / window
+
+
 def padded_apart(array: Array, pads: Sequence[tuple[int, int]], wrap: bool) -> Array:
     """The array with zeros, or its other end, along its axes, stored before shifts of it are added up.
 
@@ -56,13 +84,12 @@ def padded_apart(array: Array, pads: Sequence[tuple[int, int]], wrap: bool) -> A
     return jax.lax.optimization_barrier(jnp.pad(jax.lax.optimization_barrier(array), pads, mode="wrap"))
 
 
-def position_axes(n_positions: int, keep: str) -> list[tuple[int, ...]]:
-    """The axes of each position direction in an array of `on_pairs`: [(0, 1), (2, 3)] for all pairs on images."""
+def position_axes(count: int, keep: str) -> list[tuple[int, ...]]:
+    """The `count` position axes of an array of `on_pairs`, by direction: [(0, 1), (2, 3)] for all pairs on images."""
     if keep == "same":
-        return [(i,) for i in range(n_positions)]
-    if keep == "offset":
-        return [(0,), *[(2 * i - 1, 2 * i) for i in range(1, n_positions)]]
-    return [(2 * i, 2 * i + 1) for i in range(n_positions)]
+        return [(axis,) for axis in range(count)]
+    alone = [(0,)] if keep == "offset" else []
+    return alone + [(axis, axis + 1) for axis in range(len(alone), count, 2)]
 
 
 def one_sided(axes: list[tuple[int, ...]], side: int) -> list[tuple[int, ...]]:

@@ -21,15 +21,11 @@ from .averages import TRIED, VALUE_AND_SLOPE, averages, averages_of_one, errors_
 from .mehler import averages_of_smooth
 
 
-def _raised(orders):
-    """What Price's theorem makes of each order: (by k, by q1, by q2), the last two by half; and all that it needs."""
-    raised = [((i + 1, j + 1), (i + 2, j), (i, j + 2)) for i, j in orders]
-    return raised, tuple(sorted({*orders, *(order for three in raised for order in three)}))
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _smooth(phi, orders, nodes, *pairs):
-    """`averages` of the variances, the covariance, and perhaps the distance; under `vmap` with one axis more."""
+    """`averages` of the variances, the covariance, and perhaps the distance, or of one variance, which is all three."""
+    if len(pairs) == 1:
+        return averages_of_one(phi, orders, nodes, *pairs)
 
     @jax.custom_batching.custom_vmap
     def at(*pairs):
@@ -37,7 +33,7 @@ def _smooth(phi, orders, nodes, *pairs):
         return rule(*pairs) if nodes else averages_of_smooth(phi, orders, rule, *pairs)
 
     @at.def_vmap
-    def _(size, is_batched, *pairs):  # all choose their nodes together
+    def _(size, is_batched, *pairs):  # with one axis more: all choose their nodes together
         rank = max(a.ndim - b for a, b in zip(pairs, is_batched))
         shapes = [(size if b else 1, *[1] * (rank - a.ndim + b), *a.shape[b:]) for a, b in zip(pairs, is_batched)]
         return at(*(a.reshape(shape) for a, shape in zip(pairs, shapes))), (True,) * len(orders)
@@ -47,24 +43,13 @@ def _smooth(phi, orders, nodes, *pairs):
 
 @_smooth.defjvp
 def _(phi, orders, nodes, pairs, tangents):
-    dq1, dq2, dk = tangents[:3]
-    raised, needed = _raised(orders)
+    dq1, dq2, dk = tangents[:3] if len(tangents) > 1 else tangents * 3
+    # What Price's theorem makes of each order, by k, by q1 and by q2, and all that it needs.
+    raised = [((i + 1, j + 1), (i + 2, j), (i, j + 2)) for i, j in orders]
+    needed = tuple(sorted({*orders, *(order for three in raised for order in three)}))
     average = dict(zip(needed, _smooth(phi, needed, nodes, *pairs)))
     slopes = [[average[order] for order in three] for three in raised]
     return tuple(average[o] for o in orders), tuple(a * dk + (b * dq1 + c * dq2) / 2 for a, b, c in slopes)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _smooth_of_one(phi, orders, nodes, q):
-    return averages_of_one(phi, orders, nodes, q)
-
-
-@_smooth_of_one.defjvp
-def _(phi, orders, nodes, primals, tangents):
-    raised, needed = _raised(orders)
-    average = dict(zip(needed, _smooth_of_one(phi, needed, nodes, *primals)))
-    slopes = [[average[order] for order in three] for three in raised]
-    return tuple(average[o] for o in orders), tuple((a + (b + c) / 2) * tangents[0] for a, b, c in slopes)
 
 
 def _kinked(phi, nodes, q1, q2, k, distance):
@@ -99,13 +84,9 @@ class Quadrature(Activation):
         return float("inf")
 
     def dual(self, q1, q2, k):
-        return self._pair(q1, q2, k, None)
+        return self.dual_of_near(q1, q2, k, None)
 
-    def dual_at_distance(self, q1, q2, k, distance):
-        T, Tdot = self._pair(q1, q2, k, distance)
-        return T, Tdot, None if distance is None else self.distance_after(q1, q2, T, distance)
-
-    def _pair(self, q1, q2, k, distance) -> Pair:
+    def dual_of_near(self, q1, q2, k, distance):
         if self.is_smooth:
             pairs = (q1, q2, k) if distance is None else (q1, q2, k, distance)
             pair = _smooth(self.phi, VALUE_AND_SLOPE, self.nodes, *pairs)
@@ -114,14 +95,14 @@ class Quadrature(Activation):
         return self._told(pair, jnp.maximum(q1, q2))
 
     def variance(self, q):
-        of_one = _smooth_of_one if self.is_smooth else averages_of_one
+        of_one = _smooth if self.is_smooth else averages_of_one
         return self._told(of_one(self.phi, VALUE_AND_SLOPE, self.nodes, q), q)
 
     def _told(self, pair, q) -> Pair:
         most, (T, Tdot) = self.largest_variance(q.dtype), pair
-        return (
-            (T, Tdot) if most == float("inf") else (jnp.where(q > most, jnp.nan, T), jnp.where(q > most, jnp.nan, Tdot))
-        )
+        if most == float("inf"):
+            return pair
+        return jnp.where(q > most, jnp.nan, T), jnp.where(q > most, jnp.nan, Tdot)
 
 
 @pytree
@@ -224,14 +205,14 @@ class Elementwise(Quadrature):
         is_bad = ~(errors <= 0.01) if self.is_smooth else ~(errors <= 0.3) & (TRIED >= 1)
         return float(TRIED[is_bad.argmax() - 1]) if is_bad.any() else float("inf")
 
-    def _pair(self, q1, q2, k, distance):
+    def dual_of_near(self, q1, q2, k, distance):
         error = errors_tried(self.function, self.nodes, k.dtype)[(TRIED >= 1) & (TRIED <= 11)].max()
         if error > 1e-3 and not self.is_smooth:
             checks.warn(
                 f"{self!r} has a kink or a jump apart from zero: its kernels are right to about {error:.1%} "
                 "for variances up to 10. More nodes buy digits: Elementwise(phi, nodes=(200, 200))."
             )
-        return super()._pair(q1, q2, k, distance)
+        return super().dual_of_near(q1, q2, k, distance)
 
     def phi(self, x):
         return self.function(x)

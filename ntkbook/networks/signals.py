@@ -7,6 +7,7 @@ copies. Notebook 02 derives the NNGP, notebook 03 the NTK.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
@@ -52,6 +53,11 @@ class Signals:
     inside1: "Signals | None" = None  # this place for the positions inside each example of x1, where needed
     inside2: "Signals | None" = None  # the same for x2
 
+    @property
+    def axes(self) -> list[tuple[int, ...]]:
+        """The position axes of nngp and ntk, by direction: [(0, 1), (2, 3)] for all pairs on images."""
+        return positions.position_axes(self.nngp.ndim - 2, self.keep)
+
     def replace(self, **changes: Any) -> "Signals":
         """A copy with some fields changed. A distance that is not given follows from the new covariances."""
         new = dataclasses.replace(self, **changes)
@@ -79,9 +85,23 @@ def _selected(values, exact, is_exact):
     return jnp.where(is_exact, exact, values)
 
 
-@_selected.defjvp
-def _(primals, tangents):
-    return _selected(*primals), tangents[0]  # two equal points may move apart: what differs is in `values`
+# Two equal points may move apart: what differs is in `values`.
+_selected.defjvps(lambda d_values, *_: d_values, None, None)
+
+
+def own_variances(k: Signals, nngp: Array, mixed: Callable[[Signals], Array]) -> tuple[Any, Any]:
+    """(var1, var2) after a mixing of positions, from all pairs of positions inside each example.
+
+    `mixed` gives the nngp after it, and `nngp` is that of k. (None, None) if nothing that follows reads them.
+    """
+    n = len(k.axes)
+    if k.keep == "inside":
+        inside = nngp, nngp
+    elif k.inside1 is None or k.inside2 is None:
+        return None, None
+    else:
+        inside = mixed(k.inside1), mixed(k.inside2)
+    return positions.diagonal_of_pairs(inside[0], n, 0), positions.diagonal_of_pairs(inside[1], n, 1)
 
 
 def distance_of_covariances(k: Signals, before: Any = None) -> Array:

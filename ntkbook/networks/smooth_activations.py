@@ -27,14 +27,12 @@ class _Wave(Activation):
         raise NotImplementedError
 
     def dual(self, q1, q2, k):
-        distance = q1 + q2 - 2 * k
-        return self.at_distance(q1, q2, k, with_derivatives_of(distance, jnp.maximum(distance, 0)))
+        return self.dual_of_near(q1, q2, k, None)
 
-    def dual_at_distance(self, q1, q2, k, distance):
-        if distance is None:
-            return *self.dual(q1, q2, k), None
-        T, Tdot = self.at_distance(q1, q2, k, with_derivatives_of(q1 + q2 - 2 * k, distance))
-        return T, Tdot, self.distance_after(q1, q2, T, distance)
+    def dual_of_near(self, q1, q2, k, distance):
+        formula = q1 + q2 - 2 * k
+        known = jnp.maximum(formula, 0) if distance is None else distance
+        return self.at_distance(q1, q2, k, with_derivatives_of(formula, known))
 
 
 def _waves(q1: Array, q2: Array, k: Array, distance: Array) -> Pair:
@@ -48,42 +46,43 @@ def _waves(q1: Array, q2: Array, k: Array, distance: Array) -> Pair:
     return -sign * largest * jnp.expm1(-2 * size), largest * (1 + jnp.exp(-2 * size))
 
 
-def _shifted(wave: Any, phi: Callable, other: Callable, q1: Array, q2: Array, k: Array, distance: Array) -> Pair:
-    """`at_distance` of amplitude phi(frequency x + shift), of sine and cosine one and the other."""
-    a2, b2, shift = like(wave.amplitude, k) ** 2, like(wave.frequency, k) ** 2, like(wave.shift, k)
-    sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k, b2 * distance)
-    even, odd = phi(shift) ** 2, other(shift) ** 2
-    return a2 * (even * cosh + odd * sinh), a2 * b2 * (odd * cosh + even * sinh)
+class _Shifted(_Wave):
+    """amplitude wave(frequency x + shift), where `wave` is the sine or the cosine, and `other` the other one."""
+
+    amplitude: Any
+    frequency: Any
+    shift: Any
+    wave: Callable
+    other: Callable
+
+    def phi(self, x):
+        return like(self.amplitude, x) * self.wave(like(self.frequency, x) * x + like(self.shift, x))
+
+    def at_distance(self, q1, q2, k, distance):
+        a2, b2, shift = like(self.amplitude, k) ** 2, like(self.frequency, k) ** 2, like(self.shift, k)
+        sinh, cosh = _waves(b2 * q1, b2 * q2, b2 * k, b2 * distance)
+        even, odd = self.wave(shift) ** 2, self.other(shift) ** 2
+        return a2 * (even * cosh + odd * sinh), a2 * b2 * (odd * cosh + even * sinh)
 
 
 @pytree
-class Sin(_Wave):
+class Sin(_Shifted):
     """phi(x) = amplitude sin(frequency x + shift)."""
 
     amplitude: Any = number(default=1.0)
     frequency: Any = number(default=1.0)
     shift: Any = number(default=0.0)
-
-    def phi(self, x):
-        return like(self.amplitude, x) * jnp.sin(like(self.frequency, x) * x + like(self.shift, x))
-
-    def at_distance(self, q1, q2, k, distance):
-        return _shifted(self, jnp.sin, jnp.cos, q1, q2, k, distance)
+    wave, other = staticmethod(jnp.sin), staticmethod(jnp.cos)
 
 
 @pytree
-class Cos(_Wave):
+class Cos(_Shifted):
     """phi(x) = amplitude cos(frequency x + shift)."""
 
     amplitude: Any = number(default=1.0)
     frequency: Any = number(default=1.0)
     shift: Any = number(default=0.0)
-
-    def phi(self, x):
-        return like(self.amplitude, x) * jnp.cos(like(self.frequency, x) * x + like(self.shift, x))
-
-    def at_distance(self, q1, q2, k, distance):
-        return _shifted(self, jnp.cos, jnp.sin, q1, q2, k, distance)
+    wave, other = staticmethod(jnp.cos), staticmethod(jnp.sin)
 
 
 @pytree
