@@ -260,6 +260,12 @@ def layer_inputs(x: Any, name: str) -> None:
         raise ValueError(f"Expected inputs for {name} with the example axis first, got one number. As in x[None].")
 
 
+def init_arguments(key: Any, shape: Any) -> tuple[int, ...]:
+    """The shape of `input_shape`; raises what `one_key` and `input_shape` raise."""
+    one_key(key)
+    return input_shape(shape)
+
+
 def input_shape(shape: Any) -> tuple[int, ...]:
     """`shape` as a tuple: the example axis, any number there, then at least one axis of positive length.
 

@@ -28,11 +28,6 @@ def scale() -> Any:
     return number(default=None, is_optional=True, is_tunable=False)
 
 
-def like_or_one(value: Any, array: Array) -> Array:
-    """`like`, with one for None."""
-    return like(1.0 if value is None else value, array)
-
-
 class Activation(Layer):
     """An elementwise function of Gaussian signals."""
 
@@ -236,28 +231,29 @@ def shares(q1: Array, q2: Array, k: Array) -> tuple[Array, Array, Array]:
     return s, r, jnp.sqrt(least + surplus)
 
 
-class Ridge(Activation):
+class OfShares(Activation):
     """An activation whose dual is made of `shares`, and its variance of the same without their rounding."""
 
     def dual_of_shares(self, q1: Array, q2: Array, k: Array, s: Array, r: Array, root: Array) -> Pair:
-        """`dual`, given `shares` of `scaled` variances and covariance too."""
+        """`dual`, given `shares` of variances and covariance times `scale2`."""
         raise NotImplementedError
 
-    def scaled(self, q: Array) -> Array:
-        """q times the square of what multiplies x inside of the error function."""
-        return q
+    def scale2(self, q: Array) -> Array:
+        """What multiplies all variances in the formula, in the precision of q."""
+        return jnp.ones((), q.dtype)
 
     def dual(self, q1, q2, k):
-        return self.dual_of_shares(q1, q2, k, *shares(*map(self.scaled, (q1, q2, k))))
+        scale2 = self.scale2(k)
+        return self.dual_of_shares(q1, q2, k, *shares(scale2 * q1, scale2 * q2, scale2 * k))
 
     def variance(self, q):
-        scaled = self.scaled(q)
+        scaled = self.scale2(q) * q
         left = rest(scaled)
         return self.dual_of_shares(q, q, q, left, share(scaled), jnp.sqrt(left * (2 - left)))
 
 
 @pytree
-class Erf(Ridge):
+class Erf(OfShares):
     """phi(x) = amplitude erf(frequency x) + offset. Williams 1997, eq. 11; erf is odd: the offset adds its square.
 
     >>> float(Erf(0.5, 0.416, 0.5).phi(jnp.zeros(())))  # close to the sigmoid
@@ -269,20 +265,19 @@ class Erf(Ridge):
     offset: Any = scale()
 
     def phi(self, x):
-        a, b = like_or_one(self.amplitude, x), like_or_one(self.frequency, x)
-        return a * jax.scipy.special.erf(b * x) + like(0.0 if self.offset is None else self.offset, x)
+        a, b = like(self.amplitude, x), like(self.frequency, x)
+        return a * jax.scipy.special.erf(b * x) + like(self.offset, x, 0.0)
 
-    def scaled(self, q):
-        return 2 * like_or_one(self.frequency, q) ** 2 * q
+    def scale2(self, q):
+        return 2 * like(self.frequency, q) ** 2
 
     def dual_of_shares(self, q1, q2, k, s, r, root):
-        b2 = self.scaled(jnp.ones((), r.dtype))
-        a2, c2 = like_or_one(self.amplitude, r) ** 2, like(0.0 if self.offset is None else self.offset, r) ** 2
-        return a2 * (2 / jnp.pi * jnp.arctan2(r, root)) + c2, a2 * b2 * (2 / jnp.pi * (s / root))
+        a2, c2 = like(self.amplitude, r) ** 2, like(self.offset, r, 0.0) ** 2
+        return a2 * (2 / jnp.pi * jnp.arctan2(r, root)) + c2, a2 * self.scale2(r) * (2 / jnp.pi * (s / root))
 
 
 @pytree
-class Gelu(Ridge):
+class Gelu(OfShares):
     """phi(x) = x Phi(x), with the normal distribution function: the exact GELU. Tsuchida et al. 2021, Proposition 3."""
 
     def phi(self, x):

@@ -8,7 +8,7 @@ NTK for 1/sqrt(d) scaling and any elementwise zeta follows from the same limit a
 
 # pyright: reportGeneralTypeIssues=false
 
-from functools import partial
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -21,10 +21,9 @@ from ..pytrees import number, pytree, static
 from .activations import Activation, Identity, Relu
 from .kernel import Layer
 from .layers import plus_bias, standard_normals
-from .positions import as_images, as_sequence, diagonal
+from .positions import as_images, as_sequence, diagonal, exact_einsum
 from .signals import Signals, distance_of_covariances, like, own_variances
 
-_einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 ZETAS = {"identity": Identity(), "relu": Relu()}
 
 
@@ -67,8 +66,7 @@ class SelfAttention(Layer):
             )
 
     def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
+        input_shape = checks.init_arguments(key, input_shape)
         s, channels = self._positions(input_shape), input_shape[-1]
         shapes = {
             "query": (self.heads, channels, self.key_width),
@@ -84,17 +82,15 @@ class SelfAttention(Layer):
         checks.layer_inputs(x, "SelfAttention")
         s, shape, channels = self._positions(x.shape), x.shape, x.shape[-1]
         x = x.reshape(len(x), s, channels)
-        encoding = (
-            like(self.position_std, x)
-            * jnp.linalg.cholesky(self._correlation(s, x))
-            @ jax.lax.stop_gradient(params["position"])
-        )
-        encoded = x + encoding[None]
-        query_weights = params["query"]
-        key_weights = query_weights if self.scaling == "linear" else params["key"]
-        Q = like(self.W_query_std, x) / channels**0.5 * jnp.einsum("nsc,hck->nhsk", encoded, query_weights)
-        K = like(self.W_key_std, x) / channels**0.5 * jnp.einsum("nsc,hck->nhsk", encoded, key_weights)
-        V = like(self.W_value_std, x) / channels**0.5 * jnp.einsum("nsc,hcv->nhsv", x, params["value"])
+        root = like(self.position_std, x) * jnp.linalg.cholesky(self._correlation(s, x))
+        encoded = x + (root @ jax.lax.stop_gradient(params["position"]))[None]
+
+        def project(std: Any, z: Array, name: str) -> Array:
+            return like(std, x) / channels**0.5 * jnp.einsum("nsc,hck->nhsk", z, params[name])
+
+        Q = project(self.W_query_std, encoded, "query")
+        K = project(self.W_key_std, encoded, "query" if self.scaling == "linear" else "key")
+        V = project(self.W_value_std, x, "value")
         scale = 1 / self.key_width if self.scaling == "linear" else self.key_width**-0.5
         A = self._zeta(scale * jnp.einsum("nhsk,nhtk->nhst", Q, K), axis=-1)
         out = jnp.einsum("nhst,nhtv,hvo->nso", A, V, params["out"])
@@ -131,16 +127,18 @@ class SelfAttention(Layer):
         return needs | own | ({"inside"} if "variances" in needs else set())
 
     def _zeta(self, G: Array, axis: int) -> Array:
-        if isinstance(self.zeta, Activation):
-            return self.zeta.phi(G)
-        return jax.nn.softmax(G, axis) if self.zeta == "softmax" else ZETAS[self.zeta].phi(G)
+        return jax.nn.softmax(G, axis) if self.zeta == "softmax" else self._elementwise.phi(G)
+
+    @property
+    def _elementwise(self) -> Activation:
+        return self.zeta if isinstance(self.zeta, Activation) else ZETAS[self.zeta]
 
     def _linear(self, k: Signals):
         """Z(x) K Z(x')^T, with the deterministic attention Z(x) = zeta(W_query_std W_key_std K(x, x))."""
         W_ov2 = self._squared(k, "W_value_std", "W_out_std")
         inside = (k, k) if k.keep == "inside" else (k.inside1, k.inside2)
         Z1, Z2 = map(self._attention, inside)
-        return lambda array: W_ov2 * _einsum("ac...,cd...,bd...->ab...", Z1, array, Z2), 0
+        return lambda array: W_ov2 * exact_einsum("ac...,cd...,bd...->ab...", Z1, array, Z2), 0
 
     def _attention(self, inside: Signals | None) -> Array:
         """Z(x) of each example, (s, s, n, 1) or (s, s, 1, n): row a holds how much position a attends to each other."""
@@ -167,8 +165,7 @@ class SelfAttention(Layer):
             width=self.key_width,
             is_gaussian=True,
         )
-        zeta = self.zeta if isinstance(self.zeta, Activation) else ZETAS[self.zeta]
-        weights = zeta.kernel(logits)  # .nngp: E[zeta zeta], .ntk: E[zeta' zeta']
+        weights = self._elementwise.kernel(logits)  # .nngp: E[zeta zeta], .ntk: E[zeta' zeta']
 
         def attend(array: Array) -> Array:
             return W_ov2 * (weights.nngp * array[None, None]).sum((2, 3))
@@ -178,10 +175,7 @@ class SelfAttention(Layer):
         return attend, W_ov2 * W_qk2 * ((2 * K + k.ntk) * of_K + K * of_ntk)
 
     def _squared(self, k: Signals, *names: str) -> Array:
-        product = 1.0
-        for name in names:
-            product = product * like(jnp.square(getattr(self, name)), k.nngp)
-        return jnp.asarray(product)
+        return reduce(jnp.multiply, [like(jnp.square(getattr(self, name)), k.nngp) for name in names])
 
     def _encoded(self, K: Array) -> Array:
         """The kernel of the inputs of queries and keys: positions are added to it."""

@@ -8,7 +8,7 @@ makes activations of these averages.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from typing import Any
 
 import jax
@@ -118,14 +118,19 @@ def _radii(n: int, radius: float, s: Array) -> tuple[Array, Array]:
     return r, weight * r * jnp.exp(-r * r / 2) / (2 * jnp.pi)
 
 
+def _half_line(crowding: Sequence[Array], radius: float, x: Array, weight: Array) -> tuple[Array, Array]:
+    """Nodes and weights of E[f(z)], z > 0, of those of [0, 1]."""
+    z, weight = _stretched(crowding, radius, x, weight)
+    return z, weight * jnp.exp(-z * z / 2) / (2 * jnp.pi) ** 0.5
+
+
 def _on_line(phi: Callable, orders: Orders, n: int, s: Array) -> tuple:
     """E[phi^(i)(u) phi^(j)(u)] for a standard deviation s: few numbers, which every layer after builds on."""
     radius = RADIUS[s.dtype.name]
     crowding = _crowding(radius * s, 1e10)
 
     def add_point(sums, node):
-        z, weight = _stretched(crowding, radius, *node)
-        weight = weight * jnp.exp(-z * z / 2) / (2 * jnp.pi) ** 0.5
+        z, weight = _half_line(crowding, radius, *node)
         for signed in (z, -z):
             at = derivatives(phi, max(map(max, orders)), signed * s)
             sums = _add(sums, weight, at, at, orders)
@@ -169,43 +174,50 @@ def _unfolded(jaxpr, constants, inputs):
     return list(map(read, jaxpr.outvars))
 
 
+def _of_known(answer: Any) -> Callable:
+    """A decorator of a question about phi, whose `answer` is this if phi depends on values that JAX is tracing."""
+
+    def decorate(ask: Callable) -> Callable:
+        ask_once = lru_cache(maxsize=256)(ask)
+
+        @wraps(ask)
+        def asked(*arguments):
+            try:
+                with jax.ensure_compile_time_eval(), jax.debug_nans(False), np.errstate(all="ignore"):
+                    return ask_once(*arguments)
+            except jax.errors.TracerArrayConversionError:
+                return answer
+
+        return asked
+
+    return decorate
+
+
+@_of_known(True)
 def is_elementwise(phi: Callable) -> bool:
     """Does phi make of an array what it makes of the entries alone? Yes, if that depends on values that JAX traces."""
     entries = np.array([[0.7, -1.3, 0.2], [-0.4, 1.9, -2.6]])  # in no order
-    try:
-        with jax.ensure_compile_time_eval(), jax.debug_nans(False):
-            together = np.asarray(phi(jnp.asarray(entries)))
-            alone = [np.asarray(phi(jnp.full((1, 1), entry))).item() for entry in entries.flat]
-    except jax.errors.TracerArrayConversionError:
-        return True
+    together = np.asarray(phi(jnp.asarray(entries)))
+    alone = [np.asarray(phi(jnp.full((1, 1), entry))).item() for entry in entries.flat]
     return np.allclose(together.ravel(), alone, rtol=1e-3, atol=1e-6, equal_nan=True)
 
 
+@_of_known(False)
 def is_smooth(phi: Callable) -> bool:
     """Is phi, and each of its derivatives up to the fourth, the integral of the next one, on panels from -64 to 64?
 
     Not for kinks and jumps, for what turns within much less than the width of a panel, 1/8, and for what depends on
     values that JAX is tracing.
     """
-    try:
-        return _is_integral(phi)
-    except jax.errors.TracerArrayConversionError:
-        return False
-
-
-@lru_cache(maxsize=256)
-def _is_integral(phi):
     x, w = np.polynomial.legendre.leggauss(12)
     edges = np.linspace(-63.9871, 64.0113, 1025)[:, None]  # a kink is at a rounder place
     places = np.concatenate([edges[:-1], edges[1:], edges[:-1] + np.diff(edges, axis=0) * (x + 1) / 2], 1)
-    with jax.ensure_compile_time_eval(), jax.debug_nans(False):
-        values = np.asarray(jax.jit(partial(derivatives, phi, 5))(jnp.asarray(places, float)))
+    values = np.asarray(jax.jit(partial(derivatives, phi, 5))(jnp.asarray(places, float)))
     eps = np.finfo(values.dtype).eps
-    with np.errstate(all="ignore"):
-        change = values[:-1, :, 1] - values[:-1, :, 0]
-        error = np.abs(change - (edges[1] - edges[0]) / 2 * (values[1:, :, 2:] @ w))
-        size = np.abs(values).max((0, 2))
-        return bool((error <= 4 * eps**0.5 * size + 1e3 * eps * size[len(size) // 2]).all())
+    change = values[:-1, :, 1] - values[:-1, :, 0]
+    error = np.abs(change - (edges[1] - edges[0]) / 2 * (values[1:, :, 2:] @ w))
+    size = np.abs(values).max((0, 2))
+    return bool((error <= 4 * eps**0.5 * size + 1e3 * eps * size[len(size) // 2]).all())
 
 
 # How well a function is met -------------------------------------------------------------------------------------------
@@ -213,29 +225,20 @@ def _is_integral(phi):
 TRIED = 10.0 ** np.arange(-2, 31, 0.5)  # variances
 
 
+@_of_known(np.zeros_like(TRIED))
 def errors_tried(phi: Callable, nodes: Any, dtype: Any) -> np.ndarray:
     """Relative errors of E[phi(u)^2] and E[phi'(u)^2] for the variances TRIED, the larger of the two, by `averages`.
 
     There u with itself is the hardest pair. It is held against `averages_of_one`, whose nodes are more and finer.
     Nothing is known of a phi that depends on values that JAX is tracing: then all are zero.
     """
-    try:
-        return _errors_tried(phi, nodes, np.dtype(dtype).name)
-    except jax.errors.TracerArrayConversionError:
-        return np.zeros_like(TRIED)
-
-
-@lru_cache(maxsize=256)
-def _errors_tried(phi, nodes, name):
-    in_plane, on_line = (_average_squares(phi, *rule) for rule in _rules_tried(nodes, name))
-    with np.errstate(all="ignore"):
-        return np.where(in_plane == on_line, 0.0, np.abs(in_plane - on_line) / np.abs(on_line)).max(0)
+    in_plane, on_line = (_average_squares(phi, *rule) for rule in _rules_tried(nodes, np.dtype(dtype).name))
+    return np.where(in_plane == on_line, 0.0, np.abs(in_plane - on_line) / np.abs(on_line)).max(0)
 
 
 def _average_squares(phi, u, weight):
-    with jax.ensure_compile_time_eval(), jax.debug_nans(False), np.errstate(all="ignore"):
-        at_u = jax.jit(lambda u: jnp.stack(derivatives(phi, 1, u)))(jnp.stack([u, -u]))
-        return (np.asarray(at_u, float) ** 2 * weight).sum((1, -1))
+    at_u = jax.jit(lambda u: jnp.stack(derivatives(phi, 1, u)))(jnp.stack([u, -u]))
+    return (np.asarray(at_u, float) ** 2 * weight).sum((1, -1))
 
 
 @lru_cache
@@ -246,8 +249,8 @@ def _rules_tried(nodes, name):
     @jax.jit
     @jax.vmap
     def on_line(s):
-        z, weight = _stretched(_crowding(radius * s, 1e10), radius, *_legendre(_on_each_half(nodes, name), s))
-        return s * z, weight * jnp.exp(-z * z / 2) / (2 * jnp.pi) ** 0.5
+        z, weight = _half_line(_crowding(radius * s, 1e10), radius, *_legendre(_on_each_half(nodes, name), s))
+        return s * z, weight
 
     def in_plane(grid):
         @jax.jit
@@ -259,10 +262,9 @@ def _rules_tried(nodes, name):
 
         return at(s)
 
-    with jax.ensure_compile_time_eval():
-        s = jnp.asarray(TRIED**0.5, name)
-        is_small = (TRIED <= COARSE_UP_TO[name])[:, None]
-        coarse, fine = ([np.asarray(a) for a in in_plane(nodes or grid[name])] for grid in (COARSE, FINE))
-        missing = [(0, 0), (0, fine[0].shape[1] - coarse[0].shape[1])]
-        coarse = np.pad(coarse[0], missing, "edge"), np.pad(coarse[1], missing)
-        return [np.where(is_small, *both) for both in zip(coarse, fine)], list(map(np.asarray, on_line(s)))
+    s = jnp.asarray(TRIED**0.5, name)
+    is_small = (TRIED <= COARSE_UP_TO[name])[:, None]
+    coarse, fine = ([np.asarray(a) for a in in_plane(nodes or grid[name])] for grid in (COARSE, FINE))
+    missing = [(0, 0), (0, fine[0].shape[1] - coarse[0].shape[1])]
+    coarse = np.pad(coarse[0], missing, "edge"), np.pad(coarse[1], missing)
+    return [np.where(is_small, *both) for both in zip(coarse, fine)], list(map(np.asarray, on_line(s)))

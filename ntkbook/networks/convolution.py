@@ -64,8 +64,7 @@ class Conv(Layer):
         return self.strides[0] == 1 and self.padding != "VALID"
 
     def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
+        input_shape = checks.init_arguments(key, input_shape)
         _check_positions(len(input_shape) - 2, self.filter_shape, "Conv")
         sizes = input_shape[1:-1]
         out = [

@@ -45,8 +45,7 @@ class Dense(Layer):
         check_parameterization(self)
 
     def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
+        input_shape = checks.init_arguments(key, input_shape)
         return (*input_shape[:-1], self.width), affine_params(self, key, (input_shape[-1], self.width))
 
     def apply(self, params, x):
@@ -83,7 +82,7 @@ def affine_params(layer: Any, key: Array, shape: tuple[int, ...]) -> tuple[Array
 
 
 def _scaled(layer: Any, W: Array, b: Array) -> tuple[Array, Array]:
-    W_std, b_std = like(layer.W_std, W), like(0.0 if layer.b_std is None else layer.b_std, W)
+    W_std, b_std = like(layer.W_std, W), like(layer.b_std, W, 0.0)
     return W_std / prod(W.shape[:-1]) ** 0.5 * W, b_std * b
 
 
@@ -157,8 +156,7 @@ class Sequential(Compound):
         return tuple(part for layer in self.layers for part in layer.parts)
 
     def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
+        input_shape = checks.init_arguments(key, input_shape)
         params = []
         for layer, key_layer in zip(self.layers, jax.random.split(key, max(len(self.layers), 1))):
             input_shape, layer_params = layer.init(key_layer, input_shape)
@@ -239,8 +237,7 @@ class Repeat(Compound):
         checked_layers([self.layer])
 
     def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
+        input_shape = checks.init_arguments(key, input_shape)
         output_shape = self.layer.init(key, input_shape)[0]
         if tuple(output_shape) != tuple(input_shape):
             raise ValueError(
@@ -255,17 +252,16 @@ class Repeat(Compound):
 
     def kernel(self, k):
         times = jnp.round(jnp.asarray(self.times)).astype(jnp.int32)
-        once = through(self.layer, k)
-        if jax.tree.structure(once) == jax.tree.structure(k):
-            return jax.lax.fori_loop(0, times, lambda _, k: through(self.layer, k), k)
-        # The first repetition changes what kind of signal flows (raw inputs become Gaussian, say), later ones may not.
-        twice = jax.eval_shape(lambda k: through(self.layer, k), once)
-        if jax.tree.structure(twice) != jax.tree.structure(once):
-            raise ValueError(
-                f"Expected the layer in Repeat to give the kind of signal that it takes, got {names_of([self.layer])}. "
-                "Begin it with an activation and end it in Dense, or the reverse."
-            )
-        return jax.lax.fori_loop(1, times, lambda _, k: through(self.layer, k), once)
+        done, once = 0, through(self.layer, k)
+        if jax.tree.structure(once) != jax.tree.structure(k):
+            # The first repetition changes what kind of signal flows (raw inputs become Gaussian, say), others may not.
+            done, k, twice = 1, once, jax.eval_shape(partial(through, self.layer), once)
+            if jax.tree.structure(twice) != jax.tree.structure(once):
+                raise ValueError(
+                    "Expected the layer in Repeat to give the kind of signal that it takes, got "
+                    f"{names_of([self.layer])}. Begin it with an activation and end it in Dense, or the reverse."
+                )
+        return jax.lax.fori_loop(done, times, lambda _, k: through(self.layer, k), k)
 
     def requires(self, needs):
         return needs | self.layer.requires(needs)

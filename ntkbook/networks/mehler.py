@@ -8,6 +8,7 @@ call knows how many terms are enough, or that none of the numbers here are.
 
 from collections.abc import Callable
 from functools import lru_cache, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,14 +66,16 @@ def chunks_needed(phi: Callable, highest: int, s: Array) -> Array:
 
 @lru_cache
 def _rule(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes z, weights of E[f(z)], and of E[f(z) h_m(z)] for each m.
-
-    The recurrence is that of exp(-z^2/4) h_m(z), which does not overflow.
-    """
+    """Nodes z, weights of E[f(z)], and of E[f(z) h_m(z)] for each m."""
     z = np.arange(-RADIUS[name], RADIUS[name], STEP)
     half = np.exp(-z * z / 4)
-    rows = [half, z * half]
-    for m in range(1, MOST - 1):
-        rows.append((z * rows[m] - m**0.5 * rows[m - 1]) / (m + 1) ** 0.5)
     weight = STEP / (2 * np.pi) ** 0.5 * half
-    return z, weight * half, weight * np.array(rows)
+    return z, weight * half, weight * hermite_polynomials(z, MOST, half)
+
+
+def hermite_polynomials(z: np.ndarray, count: int, factor: Any = 1.0) -> np.ndarray:
+    """factor(z) h_m(z) for the first m, (count, nodes), which a factor such as exp(-z^2/4) keeps from overflow."""
+    rows = [factor * np.ones_like(z), factor * z]
+    for m in range(1, count - 1):
+        rows.append((z * rows[m] - m**0.5 * rows[m - 1]) / (m + 1) ** 0.5)
+    return np.array(rows)

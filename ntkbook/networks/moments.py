@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from .activations import Activation
+from .mehler import hermite_polynomials
 from .quadrature import Quadrature
 
 _ORDER = 64  # of the power series
@@ -64,10 +65,7 @@ def overlap(activation: Activation, q: Array) -> Callable[[Array], tuple[Array, 
 
         return dual
     z, w = _nodes()
-    rows = [np.ones_like(z), z]
-    for n in range(1, _ORDER - 1):
-        rows.append((z * rows[n] - n**0.5 * rows[n - 1]) / (n + 1) ** 0.5)
-    basis = jnp.asarray(np.stack(rows, 1) * w[:, None], q.dtype)  # (nodes, order)
+    basis = jnp.asarray((hermite_polynomials(z, _ORDER) * w).T, q.dtype)  # (nodes, order)
     nodes = jnp.asarray(z, q.dtype).reshape(*[1] * q.ndim, -1)
     powers = jnp.square(activation.phi(jnp.sqrt(q)[..., None] * nodes) @ basis)
     rest = jnp.maximum(activation.variance(q)[0] - powers.sum(axis=-1), 0)

@@ -26,8 +26,7 @@ class Paths(Compound):
     paths: tuple[Layer, ...]
 
     def init(self, key, input_shape):
-        checks.one_key(key)
-        input_shape = checks.input_shape(input_shape)
+        input_shape = checks.init_arguments(key, input_shape)
         keys = jax.random.split(key, len(self.paths))
         shapes, params = zip(*(path.init(key, input_shape) for path, key in zip(self.paths, keys)))
         return self.shape(shapes, f"got {', '.join(map(str, shapes))} from {input_shape}"), params

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-_einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+exact_einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def on_pairs(f: Callable[..., Sequence[Array]], x1: Array, x2: Array | None, keep: str) -> list[Array]:
@@ -100,7 +100,7 @@ def one_sided(axes: list[tuple[int, ...]], side: int) -> list[tuple[int, ...]]:
 def diagonal(array: Array, n_positions: int) -> Array:
     """Positions with themselves, (h, w, ...), of all pairs of positions, (h, h, w, w, ...)."""
     ours = "hwd"[:n_positions]
-    return _einsum("".join(2 * a for a in ours) + f"...->{ours}...", array)
+    return exact_einsum("".join(2 * a for a in ours) + f"...->{ours}...", array)
 
 
 def diagonal_of_pairs(nngp: Array, n_positions: int, side: int) -> Array:

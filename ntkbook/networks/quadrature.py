@@ -78,10 +78,11 @@ class Quadrature(Activation):
 
     nodes: tuple[int, int] | None = None
     is_smooth: bool = False
+    largest: float = float("inf")  # variance
 
     def largest_variance(self, dtype: Any) -> float:
         """Up to which the dual is right."""
-        return float("inf")
+        return self.largest
 
     def dual(self, q1, q2, k):
         return self.dual_of_near(q1, q2, k, None)
@@ -118,9 +119,7 @@ class Tanh(Quadrature):
     """phi(x) = tanh(x)."""
 
     is_smooth = True
-
-    def largest_variance(self, dtype):
-        return 1e12
+    largest = 1e12
 
     def phi(self, x):
         return jnp.tanh(x)
@@ -131,9 +130,7 @@ class Sigmoid(Quadrature):
     """phi(x) = 1 / (1 + exp(-x))."""
 
     is_smooth = True
-
-    def largest_variance(self, dtype):
-        return 1e12
+    largest = 1e12
 
     def phi(self, x):
         return jax.nn.sigmoid(x)

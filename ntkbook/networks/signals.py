@@ -114,18 +114,18 @@ def distance_of_covariances(k: Signals, before: Any = None) -> Array:
     return jnp.where(is_zero, 0, distance)
 
 
-def like(value: Any, array: Array) -> Array:
-    """A hyperparameter in the precision of the array that it meets: the library follows its inputs.
+def like(value: Any, array: Array, default: float = 1.0) -> Array:
+    """A hyperparameter (None: the default) in the precision of the array that it meets: the library follows its inputs.
 
     Raises:
         ValueError: for an array of numbers, which a single layer cannot have.
     """
-    if jnp.ndim(value):
+    if value is not None and jnp.ndim(value):
         raise ValueError(
             f"Expected one number for each hyperparameter of a layer, got an array of shape {jnp.shape(value)}. "
             "For many networks at once map over them: jax.vmap(lambda W_std: ntk(serial(Dense(8, W_std), ...), x))."
         )
-    return jnp.asarray(value).astype(array.dtype)
+    return jnp.asarray(default if value is None else value).astype(array.dtype)
 
 
 def input_signals(x1: Array, x2: Array | None, needs: frozenset[str]) -> Signals:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from math import factorial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from ..numerics import with_derivatives_of
 from ..pytrees import number, pytree, static
-from .activations import Activation, Pair, like_or_one, scale, shares
+from .activations import Activation, OfShares, Pair, scale
 from .signals import like
 
 
@@ -108,34 +107,30 @@ class Exp(Activation):
     amplitude: Any = scale()
 
     def phi(self, x):
-        return like_or_one(self.amplitude, x) * jnp.exp(like(self.rate, x) * x)
+        return like(self.amplitude, x) * jnp.exp(like(self.rate, x) * x)
 
     def dual(self, q1, q2, k):
         rate2 = like(self.rate, k) ** 2
-        T = like_or_one(self.amplitude, k) ** 2 * jnp.exp(rate2 * ((q1 + q2) / 2 + k))
+        T = like(self.amplitude, k) ** 2 * jnp.exp(rate2 * ((q1 + q2) / 2 + k))
         return T, rate2 * T
 
 
 @pytree
-class Gaussian(Activation):
+class Gaussian(OfShares):
     """phi(x) = amplitude exp(-rate x^2). Williams 1997, section 3.2."""
 
     amplitude: Any = scale()
     rate: Any = number(default=None, low=0.0, is_optional=True, is_tunable=False)
 
     def phi(self, x):
-        return like_or_one(self.amplitude, x) * jnp.exp(-like_or_one(self.rate, x) * x * x)
+        return like(self.amplitude, x) * jnp.exp(-like(self.rate, x) * x * x)
 
-    def dual(self, q1, q2, k):
-        a2, rate = like_or_one(self.amplitude, k) ** 2, 2 * like_or_one(self.rate, k)
-        s, r, root = shares(rate * q1, rate * q2, rate * k)
-        T = s / root
-        return a2 * T, a2 * rate * (r / root) * T * T
+    def scale2(self, q):
+        return 2 * like(self.rate, q)
 
-    def variance(self, q):
-        a2, q = like_or_one(self.amplitude, q) ** 2, like_or_one(self.rate, q) * q
-        T = jax.lax.rsqrt(1 + 4 * q)
-        return a2 * T, a2 * 4 * like_or_one(self.rate, q) * q * T * T * T
+    def dual_of_shares(self, q1, q2, k, s, r, root):
+        a2, T = like(self.amplitude, r) ** 2, s / root
+        return a2 * T, a2 * self.scale2(r) * (r / root) * T * T
 
 
 @pytree
