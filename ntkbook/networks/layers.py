@@ -295,14 +295,15 @@ class LayerNorm(Layer):
             )
         eps = like(self.eps, k.nngp)
         inverse1, inverse2 = jax.lax.rsqrt(k.var1 + eps), jax.lax.rsqrt(k.var2 + eps)
-        scale = inverse1 * inverse2
-        scale = k.on_twins(scale, 1 / (k.var1 + eps))
-        var1, var2 = k.var1 * inverse1**2, k.var2 * inverse2**2
-        out = k.replace(nngp=k.nngp * scale, ntk=k.ntk * scale, var1=var1, var2=var2, distance=None)
-        if k.distance is None:
-            return out
+        scale = k.on_twins(inverse1 * inverse2, 1 / (k.var1 + eps))
         lengths = safe_sqrt(k.var1) * inverse1 - safe_sqrt(k.var2) * inverse2
-        return out.replace(distance=scale * chord(k.var1, k.var2, k.distance) + lengths * lengths)
+        return k.replace(
+            nngp=k.nngp * scale,
+            ntk=k.ntk * scale,
+            var1=k.var1 * inverse1**2,
+            var2=k.var2 * inverse2**2,
+            distance=None if k.distance is None else scale * chord(k.var1, k.var2, k.distance) + lengths * lengths,
+        )
 
     def requires(self, needs):
         return needs | {"variances"}

@@ -26,24 +26,23 @@ def on_pairs(f: Callable[..., Sequence[Array]], x1: Array, x2: Array | None, kee
     keep="all": (h, h, w, w, n1, n2), all pairs of positions.
     Axes of length 1 where `f` gives a column (n1, 1) or a row (1, n2).
     """
-    xs = [x for x in (x1, x2) if x is not None]
     if keep == "none":
         return list(f(x1, x2))
     sizes = x1.shape[1:-1]
     n = len(sizes)
-    xs = [jnp.moveaxis(x, 0, -2) for x in xs]  # (h, w, n, features)
-    if keep == "same":
-        arrays = jax.vmap(lambda *xs: f(xs[0], xs[1] if xs[1:] else None))(*(x.reshape(-1, *x.shape[-2:]) for x in xs))
-        return [array.reshape(*sizes, *array.shape[1:]) for array in arrays]
-    rows = [x.reshape(-1, x.shape[-1]) for x in xs]
     lengths = [[*sizes, len(x)] for x in (x1, x1 if x2 is None else x2)]
+    both = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2), (x1, x2))  # (h, w, n, features)
+    if keep == "same":
+        arrays = jax.vmap(f)(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[-2:]), both))
+        return [array.reshape(*sizes, *array.shape[1:]) for array in arrays]
+    rows = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), both)
 
     def arranged(array: Any) -> Array:
         sides = [length if size == prod(length) else [1] * (n + 1) for length, size in zip(lengths, array.shape)]
         order = [axis for i in range(n + 1) for axis in (i, i + n + 1)]  # the two of each direction side by side
         return array.reshape(*sides[0], *sides[1]).transpose(order)
 
-    return [arranged(array) for array in f(rows[0], rows[1] if rows[1:] else None)]
+    return [arranged(array) for array in f(*rows)]
 
 
 def mean_of_shifts(
@@ -103,10 +102,9 @@ def diagonal(array: Array, n_positions: int) -> Array:
     return exact_einsum("".join(2 * a for a in ours) + f"...->{ours}...", array)
 
 
-def diagonal_of_pairs(nngp: Array, n_positions: int, side: int) -> Array:
+def diagonal_of_pairs(nngp: Array, side: int) -> Array:
     """The variances in `nngp`, (h, 1, w, 1, ...) or (1, h, 1, w, ...); all of it, once positions are gone."""
-    if nngp.ndim == 2:
-        return nngp
+    n_positions = (nngp.ndim - 2) // 2
     return jnp.expand_dims(diagonal(nngp, n_positions), tuple(2 * i + 1 - side for i in range(n_positions)))
 
 

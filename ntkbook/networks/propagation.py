@@ -131,9 +131,9 @@ def _scales(activation, W_std, b_std):
     checks.non_negative(W_std, "W_std")
     checks.non_negative(b_std, "b_std")
     checks.broadcasting(W_std=W_std, b_std=b_std)
-    arrays = [a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float) for a in map(jnp.asarray, (W_std, b_std))]
+    arrays = [checks.as_array(a, "W_std and b_std") for a in (W_std, b_std)]
     dtype = jnp.result_type(*(a.dtype for a in arrays if a.ndim)) if any(a.ndim for a in arrays) else arrays[0].dtype
-    return jnp.broadcast_arrays(*(checks.as_array(a, "W_std and b_std").astype(dtype) for a in arrays))
+    return jnp.broadcast_arrays(*(a.astype(dtype) for a in arrays))
 
 
 def _variance_map(activation, W_std, b_std, q):

@@ -94,14 +94,13 @@ def own_variances(k: Signals, nngp: Array, mixed: Callable[[Signals], Array]) ->
 
     `mixed` gives the nngp after it, and `nngp` is that of k. (None, None) if nothing that follows reads them.
     """
-    n = len(k.axes)
     if k.keep == "inside":
         inside = nngp, nngp
     elif k.inside1 is None or k.inside2 is None:
         return None, None
     else:
         inside = mixed(k.inside1), mixed(k.inside2)
-    return positions.diagonal_of_pairs(inside[0], n, 0), positions.diagonal_of_pairs(inside[1], n, 1)
+    return positions.diagonal_of_pairs(inside[0], 0), positions.diagonal_of_pairs(inside[1], 1)
 
 
 def distance_of_covariances(k: Signals, before: Any = None) -> Array:

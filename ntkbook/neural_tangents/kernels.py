@@ -175,5 +175,5 @@ def to_core(k: Kernel) -> Signals:
 
 def _inside(k: Signals, cov: Array, axis: int) -> Signals:
     nngp = jnp.expand_dims(cov, axis)
-    var1, var2 = (positions.diagonal_of_pairs(nngp, (nngp.ndim - 2) // 2, side) for side in (0, 1))
+    var1, var2 = (positions.diagonal_of_pairs(nngp, side) for side in (0, 1))
     return k.replace(nngp=nngp, ntk=jnp.zeros_like(nngp), var1=var1, var2=var2, keep="inside")
