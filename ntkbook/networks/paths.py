@@ -156,7 +156,7 @@ def _sum_of_uncorrelated(layer: Paths, k: Signals) -> Signals:
             "Give their last layers one width, and pool or convolve alike."
         )
     return ends[0].replace(
-        **_weighted(ends, [1] * len(ends)),
+        **_weighted(ends, [1.0] * len(ends)),
         is_gaussian=all(end.is_gaussian for end in ends),
         level=k.level,
         fresh=min(k.level, *(end.fresh for end in ends)),
