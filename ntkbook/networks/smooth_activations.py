@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import factorial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
