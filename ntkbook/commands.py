@@ -21,7 +21,6 @@ import numpy as np
 
 from .networks import activations, attention, convolution, layers, paths, quadrature, smooth_activations
 from .networks.kernel import Layer, layers_by_offset, program, tile_side
-from .networks.layers import Repeat
 from .scale.blocks import Recomputed, blocks_at
 from .scale.gram import gram
 from .scale.regression import accuracy, kernel_regression, one_hot
@@ -230,11 +229,9 @@ def _estimate(net, x, wanted):
         begun = time.perf_counter()
         blocks_at(net, two, None, words, 0, side, side)
         timed.append(time.perf_counter() - begun)
-    is_repeat = lambda part: isinstance(part, Repeat)
-    loops = " (the body of Repeat once)" if any(map(is_repeat, jax.tree.leaves(net, is_leaf=is_repeat))) else ""
     n_blocks = -(-len(x) // side) * (-(-len(x) // side) + 1) // 2
     size, hours = len(x) ** 2 * host.itemsize, timed[-1] * n_blocks / 3600
     return (
-        f"{n_blocks} tiles of {side}: {flops:.2g} flops{loops}, {size / 1e9:.3g} GB in the store, "
-        f"{hours:.3g} hours by one worker ({timed[-1]:.3g} s for one tile, measured)."
+        f"{n_blocks} tiles of {side}: {flops:.2g} flops (a loop over equal layers counted once), "
+        f"{size / 1e9:.3g} GB in the store, {hours:.3g} hours by one worker ({timed[-1]:.3g} s for one tile, measured)."
     )

@@ -16,9 +16,9 @@ PACKAGE = ROOT / "ntkbook"
 ORDER = """
 version numerics checks pytrees openml memory data torch_models
 networks
-networks/tiles networks/positions networks/signals networks/offsets networks/kernel networks/activations
-networks/smooth_activations networks/averages networks/mehler networks/quadrature networks/layers networks/paths
-networks/convolution networks/attention networks/moments networks/propagation
+networks/tiles networks/positions networks/signals networks/in_turn networks/offsets networks/kernel
+networks/activations networks/smooth_activations networks/averages networks/mehler networks/quadrature
+networks/layers networks/paths networks/convolution networks/attention networks/moments networks/propagation
 finite
 finite/linearize finite/programs finite/functions finite/taps finite/layerwise finite/empirical finite/contractions
 finite/history finite/descent finite/train

@@ -1,5 +1,7 @@
 """Layers of flat data: the generic tests on their networks, then what each layer promises."""
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import networks
@@ -18,6 +20,7 @@ from network_tests import (  # noqa: F401  (they run here on the rows below)
 
 import ntkbook as nb
 from ntkbook import Dense, Erf, LayerNorm, Relu, Repeat, Residual, serial
+from ntkbook.networks.kernel import program
 
 
 def pytest_generate_tests(metafunc):
@@ -75,6 +78,45 @@ def test_standard_parameterization_has_the_same_nngp_and_a_tangent_kernel_of_wid
     np.testing.assert_allclose(ours.ntk, 10 * 2.25 * gram + 2.25 * 4 * gram, rtol=1e-13)
 
 
+def arc_cosine_recursion(x, stds):
+    """Both kernels after Dense(W_std, b_std) and ReLU for each pair, the last without ReLU (Cho and Saul 2009)."""
+    nngp = x @ x.T / x.shape[1]
+    ntk = 0 * nngp
+    for i, (W_std, b_std) in enumerate(stds):
+        if i:
+            size = np.sqrt(np.outer(np.diag(nngp), np.diag(nngp)))
+            angle = np.arccos(np.clip(nngp / size, -1, 1)) * (1 - np.eye(len(x)))
+            nngp = size * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+            ntk = ntk * (np.pi - angle) / (2 * np.pi)
+        nngp = W_std**2 * nngp + b_std**2
+        ntk = nngp + W_std**2 * ntk
+    return nngp, ntk
+
+
+def test_a_deep_network_is_compiled_as_a_loop_in_which_numbers_differ():
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    deep = lambda depth: [(1.3 + 0.01 * i, 0.2 - 0.004 * i) for i in range(depth)]
+    net = lambda stds: serial(*(layer for W, b in stds for layer in (Dense(8, W, b), Relu())), Dense(1, 0.9, 0.1))
+    for got, expected in zip(both(net(deep(40)), x), arc_cosine_recursion(x, [*deep(40), (0.9, 0.1)])):
+        np.testing.assert_allclose(got, expected, rtol=1e-11)
+    size = lambda depth: len(program.lower(net(deep(depth)), jnp.asarray(x), None, words=("ntk",)).as_text())
+    assert size(50) < 1.3 * size(10)
+
+    entry = lambda W_std: nb.ntk(net([(W_std, 0.1)] * 6), jnp.asarray(x))[0, 1]
+    slope = (entry(1.3 + 1e-5) - entry(1.3 - 1e-5)) / 2e-5
+    assert float(jax.grad(entry)(1.3)) == pytest.approx(float(slope), rel=1e-7)
+
+
+@pytest.mark.slow
+def test_repetitions_that_change_what_flows_are_written_out():
+    """Filters without padding shrink the picture at each of four times; with it, a loop."""
+    x = np.random.default_rng(0).normal(size=(2, 9, 3))
+    for padding in ("VALID", "CIRCULAR"):
+        front = [layer for _ in range(4) for layer in (nb.Conv(8, (3,), padding=padding, W_std=1.4), Relu())]
+        in_pairs = serial(serial(*front[:4]), serial(*front[4:]), nb.GlobalAvgPool(), Dense(1))
+        np.testing.assert_allclose(both(serial(*front, nb.GlobalAvgPool(), Dense(1)), x), both(in_pairs, x), rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_repeat_is_the_same_layers_written_out():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
@@ -82,7 +124,7 @@ def test_repeat_is_the_same_layers_written_out():
     for times in (1, 2, 7):
         for number in (times, float(times), jnp.asarray(float(times)), jnp.asarray(times)):
             repeated = serial(Dense(8), Repeat(block, number))
-            written = serial(Dense(8), *(block,) * times)
+            written = reduce(serial, [block] * times, Dense(8))
             np.testing.assert_allclose(both(repeated, x), both(written, x), rtol=1e-13)
 
 

@@ -5,7 +5,7 @@ network. Notebook 02 derives the NNGP, notebook 03 the NTK.
 """
 
 from collections.abc import Iterator
-from functools import partial, reduce
+from functools import partial
 from math import log2, prod
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from .. import checks
 from . import positions
+from .in_turn import in_turn, through
 from .offsets import fits, mean_over_positions
 from .signals import Signals, far_signals, flat_products, input_signals
 from .tiles import as_jax, busy_side, rows_on, tiled
@@ -95,22 +96,6 @@ class Layer:
             f"Expected a method of the network, got a call of {type(self).__name__} itself. "
             "net.apply(params, x) is the finite network, ntkbook.ntk(net, x) the kernel of the infinitely wide one."
         )
-
-
-def through(layer: Layer, k: Signals) -> Signals:
-    """`layer.kernel(k)`, and the same rule inside single examples where that is carried along."""
-    try:
-        out = layer.kernel(k)
-    except (TypeError, AttributeError) as error:
-        if k.var1 is not None:
-            raise
-        raise ValueError(
-            f"Expected variances before {type(layer).__name__}, got none: its `requires` does not ask for them. "
-            'Return needs | {"variances"} there, or leave `requires` as it is in Layer.'
-        ) from error
-    if out.inside1 is None or k.inside1 is None or k.inside2 is None:
-        return out
-    return out.replace(inside1=layer.kernel(k.inside1), inside2=layer.kernel(k.inside2))
 
 
 def kernel(net: Layer, x1: Float[Array, "n1 *features"], x2: Float[Array, "n2 *features"] | None = None) -> Kernel:
@@ -271,8 +256,8 @@ def program(net, x1, x2, words):
     """The kernels of these names: the compiled part."""
     parts, n_by_offset = net.parts, layers_by_offset(net, x1)
     if n_by_offset:
-        k = mean_over_positions(lambda k: reduce(_then, parts[:n_by_offset], k), x1, x2)
-        return _ends(reduce(_then, parts[n_by_offset:], k), words)
+        k = mean_over_positions(partial(in_turn, parts[:n_by_offset]), x1, x2)
+        return _ends(in_turn(parts[n_by_offset:], k), words)
     return _ends(through(net, input_signals(x1, x2, net.requires(frozenset({"all"})))), words)
 
 
@@ -282,10 +267,6 @@ def layers_by_offset(net: Layer, x: Any) -> int:
     n = next((i for i, part in enumerate(parts) if part.is_global_mean), 0)
     is_so = fits(x) and all(part.is_by_offset for part in parts[:n]) and "inside" not in net.requires(frozenset())
     return n if is_so else 0
-
-
-def _then(k, layer):
-    return through(layer, k)
 
 
 def shortest(net: Layer, x1: Any, x2: Any, words: tuple[str, ...]) -> tuple[Array, ...]:

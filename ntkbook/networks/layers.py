@@ -17,7 +17,8 @@ from jaxtyping import Array
 from .. import checks
 from ..numerics import chord, safe_sqrt
 from ..pytrees import number, pytree, static
-from .kernel import Layer, through
+from .in_turn import in_turn, through
+from .kernel import Layer
 from .signals import Signals, like
 
 
@@ -170,9 +171,7 @@ class Sequential(Compound):
         return x
 
     def kernel(self, k):
-        for layer in self.layers:
-            k = through(layer, k)
-        return k
+        return in_turn(self.layers, k)
 
     def requires(self, needs):
         for layer in reversed(self.layers):

@@ -15,7 +15,8 @@ from jaxtyping import Array
 from .. import checks
 from ..pytrees import pytree
 from .activations import Identity
-from .kernel import Layer, through
+from .in_turn import through
+from .kernel import Layer
 from .layers import Compound, Sequential, checked_layers, names_of, same_number
 from .signals import Signals
 
