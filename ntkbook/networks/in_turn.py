@@ -34,7 +34,7 @@ def through(layer: Any, k: Signals) -> Signals:
 
 def in_turn(layers: Sequence[Any], k: Signals) -> Signals:
     """The signals after all `layers`."""
-    kinds, start = list(map(_kind, layers)), 0
+    kinds, start = [_shapes(layer) for layer in layers], 0
     while start < len(layers):
         length, times = _repetition(kinds[start:])
         stop = start + length * times
@@ -43,9 +43,10 @@ def in_turn(layers: Sequence[Any], k: Signals) -> Signals:
     return k
 
 
-def _kind(layer: Any) -> tuple[Any, ...]:
-    """Equal for layers that differ in the values of their numbers alone."""
-    return jax.tree.structure(layer), *map(jax.typeof, jax.tree.leaves(layer))
+def _shapes(tree: Any) -> tuple[Any, ...]:
+    """Equal for layers, or signals, that differ in the values of their numbers alone."""
+    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda tree: tree, tree))
+    return structure, *((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves)
 
 
 def _repetition(kinds: list[Any]) -> tuple[int, int]:
@@ -61,7 +62,7 @@ def _repetition(kinds: list[Any]) -> tuple[int, int]:
 
 def _repeated(blocks: list[tuple[Any, ...]], k: Signals) -> Signals:
     k = _each(k, blocks[0])  # may change what kind of signal flows: raw inputs become Gaussian, say
-    if len(blocks) == 1 or jax.eval_shape(_each, k, blocks[1]) != jax.eval_shape(lambda k: k, k):
+    if len(blocks) == 1 or _shapes(jax.eval_shape(_each, k, blocks[1])) != _shapes(k):
         return reduce(_each, blocks[1:], k)
     numbers = jax.tree.map(lambda *each: jnp.stack(each), *blocks[1:])
     return jax.lax.scan(lambda k, block: (_each(k, block), None), k, numbers)[0]
