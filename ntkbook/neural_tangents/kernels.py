@@ -121,13 +121,12 @@ def from_core(k: Signals, is_same: bool, diagonal_spatial: bool = False, axes: C
     """What our layers made, as the guest has it; `axes` puts what is in our order, examples first, in the guest's."""
     nngp, ntk = k.nngp, k.ntk
     var1, var2 = k.var1[..., 0], k.var2[..., 0, :]  # asked for by the caller
-    n = 0 if k.keep == "none" else nngp.ndim - 2 if k.keep == "same" else (nngp.ndim - 2) // 2
-    sizes = [nngp.shape[pair[0]] for pair in positions.position_axes(n, k.keep)]
+    sizes = [nngp.shape[pair[0]] for pair in k.axes]
     is_diagonal = k.keep == "same"
     if k.keep == "all" and k.inside1 is not None and k.inside2 is not None and not diagonal_spatial:
         var1, var2 = k.inside1.nngp[..., 0], k.inside2.nngp[..., 0, :]
     elif k.keep == "all":
-        nngp, ntk, is_diagonal = positions.diagonal(nngp, n), positions.diagonal(ntk, n), True
+        nngp, ntk, is_diagonal = *(positions.diagonal(a, len(sizes)) for a in (nngp, ntk)), True
         var1, var2 = (v.reshape(*sizes, -1) for v in (var1, var2))
     cov1, cov2 = (jnp.moveaxis(v, -1, 0) for v in (var1, var2))
     order = axes(tuple(range(len(sizes) + 2)))
