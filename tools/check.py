@@ -35,8 +35,8 @@ LONGEST = "08 12 16 15".split()
 SITE = ["tools/build_site.py", "--frames", "6"]
 BUILT = ROOT / "build" / "site"
 BROWSER = ["-p", "no:cacheprovider", *PARALLEL, "--no-loadscope-reorder"]
-# for daily work: what the last run of these compiled is there
-KEEPING = ("quick", "notebooks", "browser")
+COMPILED = ROOT / "build" / "compiled"  # for daily work: what earlier runs compiled is there, for a month
+SMALL_TOO = ("quick", "notebooks", "browser")  # what these compile is read again, down to small programs
 # the tests whose tolerances are those of the precision: `single` runs them in float32
 SINGLE = ["tests/test_single_precision.py", "tests/test_pytrees.py"]
 NBVAL = [
@@ -124,12 +124,13 @@ def main(steps):
         environment |= {"JUPYTER_CONFIG_DIR": home, "IPYTHONDIR": home, "JUPYTER_NO_CONFIG": "1"}
         # What one process has compiled, the next one reads: the panels that the tests build are those of chapters and
         # pages. A single test compiles its programs once, and would only pay for keeping the small ones.
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(Path(home, "compiled"))} | compiling_quickly()
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)} | compiling_quickly()
+        for program in COMPILED.glob("*"):
+            if time.time() - program.stat().st_mtime > 30 * 86400:
+                program.unlink()
         for step in steps:
             start = time.perf_counter()
-            cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05" if step in KEEPING else "0.3"}
-            if step in KEEPING:
-                cache["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "compiled")
+            cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05" if step in SMALL_TOO else "0.3"}
             good = run(step, environment | cache)
             results.append((step, good, time.perf_counter() - start))
     print("\nSummary")
