@@ -127,7 +127,7 @@ def main(steps):
         environment |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)} | compiling_quickly()
         for program in COMPILED.glob("*"):
             if time.time() - program.stat().st_mtime > 30 * 86400:
-                program.unlink()
+                program.unlink(missing_ok=True)
         for step in steps:
             start = time.perf_counter()
             cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05" if step in SMALL_TOO else "0.3"}
