@@ -5,6 +5,8 @@ outputs and predictions have one shape, (n,) or (n, o). gradient.py, large.py an
 coefficients of the kernel; everything else follows from those here.
 """
 
+from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -45,10 +47,10 @@ class Training:
     def _pull(self, k: Any, alpha: Array) -> Array:
         """k alpha, for the rows of the kernel at any points, and coefficients (n,), (n, o), or (T, ...) of them."""
         rows = self.y.size if self.is_full else self.y.shape[0]
-        columns = alpha.reshape(-1, rows, self.y.size // rows)
-        many = lambda columns: jnp.stack([k(v) for v in columns])
-        outputs = many(columns) if callable(k) else jnp.einsum("mn,tnc->tmc", k, columns)
-        return outputs.reshape(*alpha.shape[: alpha.ndim - self.y.ndim], -1, *self.y.shape[1:])
+        if not callable(k):
+            return _product(k, alpha, rows, self.y.ndim)
+        moved: Any = [k(v) for v in alpha.reshape(-1, rows, self.y.size // rows)]
+        return jnp.stack(moved).reshape(alpha.shape)
 
     @property
     def rank(self) -> Array:
@@ -101,6 +103,14 @@ class Training:
             return jnp.tensordot(alpha, J, axes=axes)
 
         return jax.tree.map(leaf, jacobian)
+
+
+@partial(jax.jit, static_argnames=("rows", "ndim"))
+def _product(k, alpha, rows, ndim):
+    """k (m, rows) times coefficients of targets with `ndim` axes, or of (T, ...) of them, in one program."""
+    times, outputs = alpha.shape[: alpha.ndim - ndim], alpha.shape[alpha.ndim - ndim + 1 :]
+    columns = alpha.reshape(prod(times), rows, -1)
+    return jnp.einsum("mn,tnc->tmc", k, columns).reshape(*times, -1, *outputs)
 
 
 def _finite(outputs, t):
