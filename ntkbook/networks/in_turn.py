@@ -1,6 +1,7 @@
 """Layers one after another, and a loop where many in a row are alike: what is compiled does not grow with the depth.
 
-XLA takes a minute for a chain of forty activations and a second for a loop over them; their numbers may differ.
+For a chain XLA's time grows as the square of its length: 13 s for sixteen layers with activations, where a loop over
+fifty takes one. The numbers of these layers may differ.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def through(layer: Any, k: Signals) -> Signals:
 
 
 def in_turn(layers: Sequence[Any], k: Signals) -> Signals:
-    """The signals after all `layers`."""
+    """The signals after all `layers`, in the order in which they are given; raises what their `kernel` raises."""
     kinds, start = [_shapes(layer) for layer in layers], 0
     while start < len(layers):
         length, times = _repetition(kinds[start:])
