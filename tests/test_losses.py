@@ -19,9 +19,9 @@ def softmax(z):
     return np.exp(z) / np.exp(z).sum(1, keepdims=True)
 
 
-def descend(force, lr, momentum, t, substeps):
-    """theta of the linear model: midpoint steps on theta'' = -(1 - b) theta' - lr grad L, or without inertia."""
-    h, theta, velocity = 1 / substeps, np.zeros((10, 3)), np.zeros((10, 3))
+def descend(force, lr, momentum, t, substeps, velocity=0.0):
+    """theta and theta' of the linear model: midpoint steps on theta'' = -(1 - b) theta' - lr grad L, or no inertia."""
+    h, theta, velocity = 1 / substeps, np.zeros((10, 3)), velocity + np.zeros((10, 3))
 
     def slope(theta, velocity):
         pull = lr * PHI.T @ force(F0 + PHI @ theta)
@@ -31,19 +31,46 @@ def descend(force, lr, momentum, t, substeps):
         d_theta, d_velocity = slope(theta, velocity)
         d_theta, d_velocity = slope(theta + h / 2 * d_theta, velocity + h / 2 * d_velocity)
         theta, velocity = theta + h * d_theta, velocity + h * d_velocity
-    return theta
+    return theta, velocity
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("momentum", [None, 0.8])
 def test_cross_entropy_is_small_steps_on_the_parameters(momentum):
     flow = function_flow("cross_entropy", K, Y, lr=0.3, momentum=momentum)
-    theta = descend(lambda f: Y - softmax(f), 0.3, momentum, 20, 300)
+    theta, _ = descend(lambda f: Y - softmax(f), 0.3, momentum, 20, 300)
     np.testing.assert_allclose(flow.train(20.0, F0), F0 + PHI @ theta, atol=2e-6)
     np.testing.assert_allclose(flow.test(20.0, KX, F0, F0_TEST), F0_TEST + PHI_TEST @ theta, atol=2e-6)
 
 
 @pytest.mark.slow
+def test_a_start_that_moves_is_small_steps_on_moving_parameters():
+    """Outputs and velocities at training points and others, and training that goes on from them."""
+    push = np.random.default_rng(1).normal(size=(10, 3)) / 10
+    theta, velocity = descend(lambda f: Y - softmax(f), 0.3, 0.8, 9, 300, push)
+    flow = function_flow("cross_entropy", K, Y, lr=0.3, momentum=0.8)
+    at = flow.motion(jnp.array([4.0, 9.0]), F0, PHI @ push)
+    for k, phi, f0 in ((K, PHI, F0), (KX, PHI_TEST, F0_TEST)):
+        outputs, velocities = at(k, f0, phi @ push)
+        np.testing.assert_allclose(outputs[1], f0 + phi @ theta, atol=1e-4)
+        np.testing.assert_allclose(velocities[1], phi @ velocity, atol=1e-5)
+    then = [a[0] for a in at(K, F0, PHI @ push)]
+    again = flow.motion(5.0, *then)(K, *then)
+    np.testing.assert_allclose(again, [a[1] for a in at(K, F0, PHI @ push)], atol=1e-6)
+    np.testing.assert_allclose(flow.motion(4.0, F0)(K, F0)[0], flow.train(4.0, F0), atol=1e-9)
+    full = lambda k: np.einsum("ij,ab->ijab", k, np.eye(3))
+    same = function_flow("cross_entropy", full(K), Y, lr=0.3, momentum=0.8).motion(9.0, F0, PHI @ push)
+    np.testing.assert_allclose(
+        same(full(KX), F0_TEST, PHI_TEST @ push), [a[1] for a in at(KX, F0_TEST, PHI_TEST @ push)], atol=1e-6
+    )
+    with pytest.raises(ValueError, match="k_test_train"):
+        at(KX.T)
+    with pytest.raises(ValueError, match="Expected momentum"):
+        function_flow("squared", K, Y).motion(1.0)
+    with pytest.raises(ValueError, match="velocity"):
+        flow.motion(1.0, F0, np.ones((2, 3)))
+
+
 def test_momentum_on_the_squared_loss_is_a_damped_oscillator():
     k, y, b, lr = np.eye(1), np.ones(1), 0.9, 0.05
     root = np.sqrt(lr - 0.05**2)  # f'' = -0.1 f' - lr (f - 1)
@@ -65,7 +92,7 @@ def test_squared_loss_is_the_closed_form(reduction):
 
 def test_your_own_loss():
     flow = function_flow(lambda f, y: jnp.log(jnp.cosh(f - y)).sum(), K, Y, lr=0.4)
-    theta = descend(lambda f: np.tanh(Y - f), 0.4, None, 8, 200)
+    theta, _ = descend(lambda f: np.tanh(Y - f), 0.4, None, 8, 200)
     np.testing.assert_allclose(flow.train(8.0, F0), F0 + PHI @ theta, atol=2e-6)
 
 

@@ -74,6 +74,96 @@ def test_paths_may_end_apart():
     np.testing.assert_allclose(second, 4 * first)
 
 
+def concatenated(stax, axis):
+    paths = stax.FanOut(2), stax.parallel(stax.Relu(), stax.Erf())
+    return stax.serial(stax.Conv(8, (1, 1), W_std=1.3), *paths, stax.FanInConcat(axis))
+
+
+def test_the_last_axis_has_two_names():
+    stax = nt.stax
+    flat = lambda axis: stax.serial(
+        stax.Dense(8, 1.3),
+        stax.LayerNorm(axis),
+        stax.FanOut(2),
+        stax.parallel(stax.Relu(), stax.Erf()),
+        stax.FanInConcat(axis),
+        stax.Dense(1),
+    )
+    images = lambda axis: stax.serial(concatenated(stax, axis), stax.Conv(4, (2, 2)), stax.LayerNorm((axis,)))
+    for network, x in ((flat, FLAT), (images, IMAGES)):
+        (_, _, last), (init_fn, apply_fn, counted) = network(-1), network(x.ndim - 1)
+        np.testing.assert_array_equal(last(x, None, "ntk"), counted(x, None, "ntk"))
+        shape, params = init_fn(jax.random.key(0), x.shape)
+        assert tuple(shape) == apply_fn(params, jnp.asarray(x)).shape
+
+
+@pytest.mark.parametrize("traced, n", [((0, -1), 4), ((0, 0, 1), 2), ((0, 1, 2), 1)])
+def test_examples_may_share_a_kernel(traced, n):
+    """Targets keep the order of their axes, whichever of them has a kernel."""
+    rng = np.random.default_rng(3)
+    y, k = rng.normal(size=(5, 4, 2)), rng.normal(size=(n, n))
+    k = k @ k.T + np.eye(n)
+    own_axes = [axis for axis in range(3) if axis not in (traced[0], traced[1] % 3, traced[2 % len(traced)])]
+    out = nt.predict.gradient_descent_mse(k.reshape((n, n) if own_axes else ()), y, trace_axes=traced)(3.0)
+    rows = np.moveaxis(y, own_axes, range(len(own_axes))).reshape(n, -1)
+    values, vectors = np.linalg.eigh(k)
+    gain = (vectors * -np.expm1(-3.0 * values / y.size)) @ vectors.T
+    expected = gain @ rows
+    np.testing.assert_allclose(np.moveaxis(out, own_axes, range(len(own_axes))).reshape(n, -1), expected, rtol=1e-8)
+
+
+def test_a_state_with_momentum_goes_on_where_it_was():
+    """Velocities count in times of 1/sqrt(learning rate) steps; what a state leaves out is absent, or at rest."""
+    kernel_fn = nt.stax.serial(nt.stax.Dense(4, 1.3, 0.2), nt.stax.Relu(), nt.stax.Dense(1))[2]
+    k, between = kernel_fn(FLAT, None, "ntk"), kernel_fn(FLAT2, FLAT, "ntk")
+    state = nt.predict.ODEState(0.1 * TARGETS, 0.3, qx_train=0.2)
+    predict = jax.jit(nt.predict.gradient_descent(lambda f, y: jnp.mean((f - y) ** 4), k, TARGETS, 0.5, 0.7))
+    whole = predict(5.0, state, None, between)
+    halves = predict(3.0, predict(2.0, state, None, between), None, between)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, halves)
+    h = 1e-3  # velocities are slopes of outputs in the time sqrt(learning rate) * steps
+    later, sooner = (predict(5.0 + sign * h, state, None, between) for sign in (1, -1))
+    np.testing.assert_allclose((later.fx_test - sooner.fx_test) / (2 * h * 0.5**0.5), whole.qx_test, atol=1e-4)
+    alone = predict(jnp.ones((2, 3)), state._replace(fx_test=None))
+    assert alone.fx_test is alone.qx_test is None and alone.qx_train.shape == (2, 3, *TARGETS.shape)
+    with pytest.raises(ValueError, match="without velocities"):
+        nt.predict.gradient_descent(lambda f, y: jnp.mean((f - y) ** 2), k, TARGETS)(1.0, state._replace(fx_test=None))
+    with pytest.raises(ValueError, match="k_test_train"):
+        predict(1.0, state)
+
+
+def test_a_kernel_that_is_missing_is_named():
+    stax = nt.stax
+    kernel_fn = stax.serial(stax.Dense(4, 1.3), stax.Relu(), stax.Dense(1))[2]
+    predict = nt.predict.gp_inference(kernel_fn(FLAT, None, ("ntk",)), TARGETS)
+    between = kernel_fn(FLAT2, FLAT, ("ntk",))
+    with pytest.raises(ValueError, match="nngp among the kernels"):
+        predict(("ntk",), between, kernel_fn(FLAT2, None, "nngp"))
+    with pytest.raises(ValueError, match="nngp among the kernels"):
+        predict("nngp", between)
+
+
+def test_a_layer_of_ones_own_sees_no_ntk_that_nobody_asked_for():
+    stax, seen = nt.stax, []
+
+    @stax.layer
+    def Look():
+        def kernel_fn(k, **options):
+            seen.append(k.ntk is None)
+            return k
+
+        return lambda key, shape: (shape, ()), lambda params, x, **options: x, kernel_fn
+
+    kernel_fn = stax.serial(stax.Dense(4, 1.3), Look(), stax.Relu(), stax.Dense(1))[2]
+    plain = stax.serial(stax.Dense(4, 1.3), stax.Relu(), stax.Dense(1))[2]
+    for get, is_absent in (("nngp", True), ("cov1", True), ("ntk", False), (None, False), (("nngp", "ntk"), False)):
+        seen.clear()
+        result = kernel_fn(FLAT, FLAT2, get)
+        assert seen and set(seen) == {is_absent}
+        if isinstance(get, str):
+            np.testing.assert_allclose(result, plain(FLAT, FLAT2, get), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     "call, nearest",
     [
@@ -81,6 +171,12 @@ def test_paths_may_end_apart():
         (lambda s: s.ConvTranspose(3, (2, 2)), "Conv"),
         (lambda s: s.ImageResize((4, 4), "linear"), "AvgPool"),
         (lambda s: s.Aggregate(), "graphs"),
+        (lambda s: s.AggregateImplementation.DENSE, "graphs"),
+        (lambda s: s.Slice[0], "Flatten"),
+        (lambda s: concatenated(s, 1)[2](IMAGES), "channels"),
+        (lambda s: concatenated(s, 1)[0](jax.random.key(0), IMAGES.shape), "channels"),
+        (lambda s: concatenated(s, -2), "channels"),
+        (lambda s: s.LayerNorm(axis=1)[0](jax.random.key(0), IMAGES.shape), "channels"),
         (lambda s: s.Dropout(0.5), "test"),
         (lambda s: s.LayerNorm(axis=(1, 2)), "channels"),
         (lambda s: s.serial(s.Dense(1), s.FanOut(2), s.FanInProd()), "FanInSum"),

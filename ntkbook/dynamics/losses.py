@@ -17,7 +17,7 @@ from .. import checks
 from ..finite.history import LOSSES
 from ..pytrees import pytree, static
 from .modes import refuse_indefinite, unit_of
-from .protocol import Training, rate_of, tolerance_of, train_kernel
+from .protocol import Training, outputs_at, rate_of, tolerance_of, train_kernel
 
 
 @pytree
@@ -40,13 +40,42 @@ class FunctionFlow(Training):
         return t
 
     def _solve(self, t, f0):
-        alpha, is_done = _integrate(self, jnp.atleast_1d(t), f0)
+        return self._moving(t, f0, jnp.zeros_like(f0))[0]
+
+    def motion(self, t: ArrayLike, f0_train: ArrayLike = 0.0, velocity_train: ArrayLike = 0.0) -> Callable:
+        """Momentum b from outputs that move: at(k_test_train, f0_test, velocity_test) -> (outputs, velocities).
+
+        f_t(x) = f0(x) + v(x) (1 - exp(-(1 - b) t))/(1 - b) + k(x, X) alpha(t)
+
+        A velocity v is the change of outputs in one step. `at(k_train_train, f0_train, velocity_train)` is where
+        training goes on from.
+
+        Raises:
+            ValueError: without momentum, and as `test`.
+        """
+        if self.momentum is None:
+            raise ValueError("Expected momentum for outputs with velocities, got None. Pass momentum=0.9.")
+        times, y = self._times(t), self.y
+        f0 = outputs_at(f0_train, y.shape, y.dtype, "f0_train")
+        velocity = outputs_at(velocity_train, y.shape, y.dtype, "velocity_train")
+        alpha, change = self._moving(times, f0, velocity)
+        way, speed = (a.reshape(*times.shape, *(1 for _ in y.shape)) for a in _coasting(self.momentum, times))
+
+        def at(k_test_train, f0_test=0.0, velocity_test=0.0):
+            k, f0, velocity = self._points(k_test_train, f0_test, velocity_test)
+            return f0 + way * velocity + self._pull(k, alpha), speed * velocity + self._pull(k, change)
+
+        return at
+
+    def _moving(self, t, f0, velocity):
+        """The coefficients and their change per step."""
+        alpha, change, is_done = _integrate(self, jnp.atleast_1d(t), f0, velocity)
         if checks.is_concrete(alpha) and not (is_done and jnp.isfinite(alpha).all()):
             raise ValueError(
                 f"Expected an end at t = {float(t.max()):.4g} in {self.max_steps} solver steps, got stuck or overflow. "
                 "Its steps shrink as 1/(lr * lambda_max): ask for a smaller t, or raise max_steps."
             )
-        return alpha.reshape(*t.shape, *self.y.shape)
+        return alpha.reshape(*t.shape, *self.y.shape), change.reshape(*t.shape, *self.y.shape)
 
 
 def function_flow(
@@ -107,9 +136,14 @@ def _proof(k):
     return jnp.linalg.cholesky(k / unit + shift * jnp.eye(len(k), dtype=k.dtype))[-1, -1]
 
 
+def _coasting(momentum, t):
+    """How far a velocity of one carries without a force, and what is left of it."""
+    return -jnp.expm1((momentum - 1) * t) / (1 - momentum), jnp.exp((momentum - 1) * t)
+
+
 @jax.jit
-def _integrate(flow: FunctionFlow, times: Array, f0: Array) -> tuple[Array, Array]:
-    """(alpha at all times, in their order; did the solver get there).
+def _integrate(flow: FunctionFlow, times: Array, f0: Array, velocity: Array) -> tuple[Array, Array, Array]:
+    """(alpha at all times, in their order; its change per step; did the solver get there).
 
     In units of the kernel, beta = scale * alpha with K / scale of norm about one, and of the time in which it moves
     the outputs: then an error of beta is one of the outputs, whatever the kernel's size.
@@ -120,14 +154,15 @@ def _integrate(flow: FunctionFlow, times: Array, f0: Array) -> tuple[Array, Arra
     k = flow.k / scale + 0 * _proof(flow.k)
     has_momentum = flow.momentum is not None
     rate = jnp.sqrt(flow.lr * scale) if has_momentum else flow.lr * scale
-    friction = (1 - flow.momentum) / jnp.where(rate > 0, rate, 1) if has_momentum else None
+    steps = 1 / jnp.where(rate > 0, rate, 1)  # in one unit of time
     times = times * rate
     down = jax.grad(flow.loss if callable(flow.loss) else LOSSES[flow.loss])
 
     def slope(t, state, args):
-        beta, velocity = state
-        force = -down(f0 + (k @ beta.reshape(len(k), -1)).reshape(beta.shape), flow.y)
-        return (velocity, force - friction * velocity) if has_momentum else (force, velocity)
+        beta, change = state
+        coasting = f0 + velocity * _coasting(flow.momentum, steps * t)[0] if has_momentum else f0
+        force = -down(coasting + (k @ beta.reshape(len(k), -1)).reshape(beta.shape), flow.y)
+        return (change, force - (1 - flow.momentum) * steps * change) if has_momentum else (force, change)
 
     start = jax.lax.stop_gradient(jnp.abs(down(f0, flow.y)).max())
     order = jnp.argsort(times)
@@ -148,6 +183,6 @@ def _integrate(flow: FunctionFlow, times: Array, f0: Array) -> tuple[Array, Arra
         throw=False,
     )
     is_done = diffrax.is_successful(solution.result)
-    beta, _ = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
-    alpha = jnp.where(is_done, beta, jnp.nan) / scale
-    return jnp.zeros_like(alpha).at[order].set(alpha), is_done
+    beta, change = solution.ys  # pyright: ignore[reportGeneralTypeIssues]
+    in_order = lambda a: jnp.zeros_like(a).at[order].set(jnp.where(is_done, a, jnp.nan) / scale)
+    return in_order(beta), in_order(rate * change), is_done

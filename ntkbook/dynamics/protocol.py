@@ -81,11 +81,16 @@ class Training:
 
         Lee et al. 2019, section 2.2.
         """
-        y = self.y
-        k = kernel_at(k_test_train, y, self.is_full).astype(y.dtype)
-        f0_test = outputs_at(f0_test, (k.shape[0], *y.shape[1:]), y.dtype, "f0_test")
-        moved = self._pull(_as_matrix(k), self.coefficients(t, f0_train))
+        k, f0_test = self._points(k_test_train, f0_test)
+        moved = self._pull(k, self.coefficients(t, f0_train))
         return _finite(jnp.broadcast_to(f0_test, moved.shape) + moved, t)
+
+    def _points(self, k_test_train: Any, *outputs: Any) -> list[Array]:
+        """The kernel of other points as rows for `_pull`, and outputs there, all checked."""
+        k = kernel_at(k_test_train, self.y, self.is_full).astype(self.y.dtype)
+        shape = (k.shape[0], *self.y.shape[1:])
+        names = ("f0_test", "velocity_test")
+        return [_as_matrix(k), *(outputs_at(f, shape, self.y.dtype, name) for f, name in zip(outputs, names))]
 
     def omega(self, t: ArrayLike, jacobian: Any, f0_train: ArrayLike = 0.0) -> Any:
         """theta(t) - theta(0) of the linear model, in the tree of its parameters: J^T alpha(t).

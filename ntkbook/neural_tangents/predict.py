@@ -19,7 +19,7 @@ from jax import Array
 from .. import checks
 from ..dynamics import ensemble, extremes, gradient, losses
 from ..networks.kernel import Kernel as Pair
-from .kernels import chosen, refuse, relaxed, words_of
+from .kernels import chosen, relaxed, words_of
 
 
 class Gaussian(NamedTuple):
@@ -43,30 +43,36 @@ class _Targets:
 
     def __init__(self, y, trace_axes):
         y = checks.as_array(y, "y_train")
-        traced = (trace_axes,) if isinstance(trace_axes, int) else tuple(trace_axes)
+        traced = (trace_axes,) if isinstance(trace_axes, int) else trace_axes
         self.shape, self.size = y.shape, y.size
-        self.traced = tuple(sorted(axis % y.ndim for axis in traced))
-        self.inner = [size for axis, size in enumerate(y.shape) if axis not in (0, *self.traced)]
+        self.traced = sorted({axis % y.ndim for axis in traced})
+        self.rows = [axis for axis in range(y.ndim) if axis not in self.traced]
         self.y = self.matrix(y)
+
+    def sizes(self, axes, total: int) -> list[int]:
+        """The lengths of these axes, `total` entries together: there may be more or fewer examples than targets."""
+        rest = prod(self.shape[axis] for axis in axes if axis != 0)
+        return [total // rest if axis == 0 else self.shape[axis] for axis in axes]
 
     def matrix(self, outputs, count=None) -> Array:
         """Outputs at `count` points (those of the targets), or one number, as rows and columns."""
         full = jnp.broadcast_to(1.0 * jnp.asarray(outputs), (count or self.shape[0], *self.shape[1:]))
-        full = jnp.moveaxis(full, self.traced, range(-len(self.traced), 0))
-        return full.reshape(-1, prod(self.shape[axis] for axis in self.traced))
+        full = jnp.transpose(full, (*self.rows, *self.traced))
+        return full.reshape(prod(full.shape[: len(self.rows)]), -1)
 
     def outputs(self, matrix: Array) -> Array:
         """Back again; a leading axis of times stays."""
-        lead = matrix.shape[:-2]
-        full = matrix.reshape(*lead, -1, *self.inner, *(self.shape[axis] for axis in self.traced))
-        return jnp.moveaxis(full, range(-len(self.traced), 0), [len(lead) + axis for axis in self.traced])
+        *lead, rows, columns = matrix.shape
+        full = matrix.reshape(*lead, *self.sizes(self.rows, rows), *self.sizes(self.traced, columns))
+        places = [len(lead) + axis for axis in (*self.rows, *self.traced)]
+        return jnp.moveaxis(full, range(len(lead), full.ndim), places)
 
     def covariance(self, matrix: Array) -> Array:
         """A covariance matrix with two axes for each row axis."""
-        lead, n = matrix.ndim - 2, 1 + len(self.inner)
-        rows = (matrix.shape[-1] // prod(self.inner), *self.inner)
-        order = [lead + i + n * side for i in range(n) for side in (0, 1)]
-        return jnp.transpose(matrix.reshape(*matrix.shape[:lead], *rows, *rows), [*range(lead), *order])
+        *lead, total, _ = matrix.shape
+        rows = self.sizes(self.rows, total)
+        order = [len(lead) + i + len(rows) * side for i in range(len(rows)) for side in (0, 1)]
+        return jnp.transpose(matrix.reshape(*lead, *rows, *rows), [*range(len(lead)), *order])
 
 
 def _matrix(k, name: str = "a kernel") -> Array:
@@ -113,19 +119,42 @@ def gradient_descent(loss, k_train_train, y_train, learning_rate=1.0, momentum=N
     """Training on any loss(outputs, targets) in continuous time; t counts steps of size `learning_rate`.
 
     The predict function takes outputs, or an `ODEState`, and returns what it took; infinite times are refused.
+    Velocities of a state are changes of outputs in a time of 1/sqrt(learning_rate) steps.
     """
     targets = _Targets(y_train, trace_axes)
     k = _symmetric(_matrix(k_train_train))
     flat_loss = lambda outputs, y: loss(targets.outputs(outputs), targets.outputs(y))
-    predict = _predict_fn(losses.function_flow(flat_loss, k, targets.y, lr=learning_rate, momentum=momentum), targets)
+    flow = losses.function_flow(flat_loss, k, targets.y, lr=learning_rate, momentum=momentum)
+    predict, unit = _predict_fn(flow, targets), learning_rate**0.5
 
-    def predict_fn(t=None, fx_train_or_state_0=0.0, fx_test_0=None, k_test_train=None):
+    @relaxed
+    def predict_fn(t=None, fx_train_or_state_0=0.0, fx_test_0=None, k_test_train: Any = None):
         first = fx_train_or_state_0
         if not isinstance(first, ODEState):
             return predict(t, first, fx_test_0, k_test_train)
-        refuse(momentum is not None, "An ODEState with momentum", "outputs at the start, without their velocities")
-        made = predict(t, first.fx_train, first.fx_test, k_test_train)
-        return ODEState(*(made if isinstance(made, tuple) else (made,)))
+        if momentum is None and (first.qx_train is not None or first.qx_test is not None):
+            raise ValueError("Expected a state without velocities where there is no momentum, got qx_train or qx_test.")
+        if momentum is None:
+            made = predict(t, first.fx_train, first.fx_test, k_test_train)
+            return ODEState(*(made if isinstance(made, tuple) else (made,)))
+        if first.fx_test is not None and k_test_train is None:
+            raise ValueError("Expected k_test_train for predictions on test points, got None.")
+        count = len(k_test_train) if first.fx_test is not None and 0 in targets.rows else None
+        start = lambda f, q, count=None: (
+            targets.matrix(f, count),
+            unit * targets.matrix(0.0 if q is None else q, count),
+        )
+
+        def at(t):
+            train = start(first.fx_train, first.qx_train)
+            motion, fx_test, qx_test = flow.motion(t, *train), None, None
+            fx_train, qx_train = motion(k, *train)
+            if first.fx_test is not None:
+                fx_test, qx_test = motion(_matrix(k_test_train), *start(first.fx_test, first.qx_test, count))
+            back = lambda f, of=1.0: None if f is None else targets.outputs(f) / of
+            return ODEState(back(fx_train), back(fx_test), back(qx_train, unit), back(qx_test, unit))
+
+        return _over_times(t, at)
 
     return predict_fn
 
@@ -142,7 +171,7 @@ def _predict_fn(flow, targets: _Targets) -> Callable:
             if fx_train_0 is not None:
                 results.append(targets.outputs(flow.train(t, start)))
             if fx_test_0 is not None:
-                first = targets.matrix(fx_test_0, len(k_test_train))
+                first = targets.matrix(fx_test_0, len(k_test_train) if 0 in targets.rows else None)
                 results.append(targets.outputs(flow.test(t, _matrix(k_test_train), start, first)))
             return tuple(results)
 
@@ -260,7 +289,10 @@ class _Ensembles:
 def _part(kernels, word: str) -> Array:
     """One of several kernels, or the only one, as a matrix."""
     is_one = not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
-    return _matrix(kernels if is_one else getattr(kernels, word, None), f"the {word} among the kernels")
+    k = kernels if is_one else getattr(kernels, word, None)
+    if k is None:
+        raise ValueError(f"Expected the {word} among the kernels, got none. Compute them with get=('nngp', 'ntk').")
+    return _matrix(k, f"the {word} among the kernels")
 
 
 @relaxed

@@ -6,6 +6,7 @@ mean the same. What has no counterpart raises NotImplementedError, which names t
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
 from typing import Any
@@ -18,7 +19,7 @@ from ..networks import smooth_activations as smooth
 from ..networks.paths import Concat, Sum
 from ..pytrees import pytree
 from .kernels import refuse, refuse_arguments
-from .wiring import FanIn, Guest, KernelFn, Parallel, Triple, joined, triple
+from .wiring import FanIn, Guest, KernelFn, Parallel, Triple, joined, over_channels, triple
 from .wiring import FanOut as _FanOut
 
 Padding = StrEnum("Padding", ["CIRCULAR", "SAME", "VALID"])
@@ -79,8 +80,7 @@ FanInSum = _door(lambda: FanIn(Sum), "FanInSum", "The sum of all paths")
 @_door
 def FanInConcat(axis=-1):
     """The channels of all paths, one after another."""
-    refuse(axis not in (-1, None), f"FanInConcat({axis})", "FanInConcat(-1), along the channels")
-    return FanIn(Concat)
+    return FanIn(lambda *paths: over_channels(Concat(*paths), axis, "FanInConcat"))
 
 
 # ------------------------------------------------------------------------------------------------------ linear layers
@@ -165,9 +165,8 @@ def Dropout(rate, mode="train"):
 @_door
 def LayerNorm(axis=-1, eps=1e-12, batch_axis=0, channel_axis=-1):
     """Normalization over the channels."""
-    is_other = axis not in (channel_axis, (channel_axis,), [channel_axis])
-    refuse(is_other, f"LayerNorm(axis={axis})", "over channels alone")
-    return layers.LayerNorm(eps)
+    is_named = axis in (channel_axis, (channel_axis,), [channel_axis])
+    return over_channels(layers.LayerNorm(eps), None if is_named else axis, "LayerNorm")
 
 
 @_door
@@ -308,8 +307,24 @@ _ABSENT = {
 _NEAREST = {name: nearest for nearest, names in _ABSENT.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> Callable:
-    """What the guest has and this library has not: a function that says so when it is called."""
+@dataclass(frozen=True)
+class _Absent:
+    """Says that it is not here when it is called, indexed, or asked for a member."""
+
+    name: str
+
+    def __call__(self, *arguments, **options):
+        refuse(True, f"stax.{self.name}", _NEAREST[self.name])
+
+    __getitem__ = __call__
+
+    def __getattr__(self, member: str):
+        if member.startswith("_"):
+            raise AttributeError(member)
+        self()
+
+
+def __getattr__(name: str) -> _Absent:
     if name not in _NEAREST:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return lambda *arguments, **options: refuse(True, f"stax.{name}", _NEAREST[name])
+    return _Absent(name)

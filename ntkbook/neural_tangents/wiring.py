@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import checks
+from ..networks import activations, layers
 from ..networks import kernel as core
-from ..networks import layers
 from ..networks.signals import input_signals
 from ..pytrees import pytree, static
 from . import kernels
@@ -136,6 +136,10 @@ class KernelFn:
             return [end(x1_or_kernel, x2, get, **options) for end in self.ends]
         net, k = self.network, x1_or_kernel
         is_kernel, is_diagonal = isinstance(k, kernels.Kernel), bool(diagonal_spatial)
+        words = kernels.words_of(get)
+        if "ntk" not in words or is_kernel and k.ntk is None:
+            without = lambda part: replace(part, has_ntk=False) if isinstance(part, Guest) else part
+            net = jax.tree.map(without, net, is_leaf=lambda part: isinstance(part, Guest))
         refuse(is_kernel and diagonal_batch is False, "diagonal_batch=False of a Kernel", "its variances")
         if (k.diagonal_spatial if is_kernel else is_diagonal) and "all" in net.requires(frozenset()):
             raise ValueError("Expected all pairs of positions for the pooling, got diagonal_spatial=True.")
@@ -146,7 +150,6 @@ class KernelFn:
         _refuse_trees(k)
         is_alone = x2 is None
         net, x1, x2 = core.checked(net, *(x if x is None else self.inward(jnp.asarray(x)) for x in (k, x2)))
-        words = kernels.words_of(get)
         if get is not None and not is_diagonal and words and set(words) <= {"nngp", "ntk"}:
             return kernels.chosen(get, dict(zip(words, core.compute(net, x1, x2, words))).get)
         of = lambda *x: kernels.from_core(_through(net, *x), x[1] is None, is_diagonal, self.outward)
@@ -204,6 +207,7 @@ class Guest(core.Layer):
     init_fn: Any = static()
     apply_fn: Any = static()
     kernel_fn: Any = static()
+    has_ntk: bool = static(default=True)  # without, the guest's function gets None
 
     def init(self, key, input_shape):
         return self.init_fn(key, input_shape)
@@ -213,9 +217,40 @@ class Guest(core.Layer):
 
     def kernel(self, k):
         refuse(k.keep in ("all", "inside"), "stax.layer before a pooling of positions", "a subclass of ntkbook.Layer")
-        made = kernels.to_core(self.kernel_fn(kernels.from_core(k, False)))
+        given = kernels.from_core(k, False)
+        made = kernels.to_core(self.kernel_fn(given if self.has_ntk else given.replace(ntk=None)))
         changed = {name: getattr(made, name) for name in ("nngp", "ntk", "var1", "var2", "is_gaussian")}
         return k.replace(**changed, fresh=-1)
+
+
+@pytree
+class OverChannels(activations.Identity):
+    """Changes nothing: is the guest's `axis` that of the channels? A positive one says so once there is data."""
+
+    axis: int = static()
+    name: str = static()
+
+    def _look(self, ndim: int) -> None:
+        refuse(self.axis != ndim - 1, f"{self.name} along axis {self.axis} of {ndim}", "axis -1, the channels")
+
+    def init(self, key, input_shape):
+        self._look(len(input_shape))
+        return super().init(key, input_shape)
+
+    def apply(self, params, x):
+        self._look(x.ndim)
+        return x
+
+    def kernel(self, k):
+        self._look(2 + len(k.axes))
+        return k
+
+
+def over_channels(layer: core.Layer, axis: Any, name: str) -> core.Layer:
+    """`layer`, if `axis`, one or a tuple of one, is the last."""
+    axis = axis[0] if isinstance(axis, (tuple, list)) and len(axis) == 1 else axis
+    refuse(axis is not None and not (isinstance(axis, int) and axis >= -1), f"{name}({axis})", "channels, axis -1")
+    return layer if axis in (-1, None) else layers.serial(layer, OverChannels(axis, name))
 
 
 def _refuse_trees(x) -> None:
