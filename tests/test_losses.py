@@ -71,6 +71,7 @@ def test_a_start_that_moves_is_small_steps_on_moving_parameters():
         flow.motion(1.0, F0, np.ones((2, 3)))
 
 
+@pytest.mark.slow
 def test_momentum_on_the_squared_loss_is_a_damped_oscillator():
     k, y, b, lr = np.eye(1), np.ones(1), 0.9, 0.05
     root = np.sqrt(lr - 0.05**2)  # f'' = -0.1 f' - lr (f - 1)
