@@ -74,9 +74,32 @@ def test_paths_may_end_apart():
     np.testing.assert_allclose(second, 4 * first)
 
 
-def concatenated(stax, axis):
-    paths = stax.FanOut(2), stax.parallel(stax.Relu(), stax.Erf())
-    return stax.serial(stax.Conv(8, (1, 1), W_std=1.3), *paths, stax.FanInConcat(axis))
+def concatenated(stax, axis, order="NHWC"):
+    conv = stax.Conv(8, (1, 1), W_std=1.3, dimension_numbers=(order, "OIHW", order))
+    return stax.serial(conv, stax.FanOut(2), stax.parallel(stax.Relu(), stax.Erf()), stax.FanInConcat(axis))
+
+
+def nested_concatenation(stax, axis):
+    conv = stax.Conv(8, (1, 1), dimension_numbers=("NCHW", "OIHW", "NCHW"))
+    inner = stax.serial(stax.FanOut(2), stax.parallel(stax.Relu(), stax.Erf()), stax.FanInConcat(axis))
+    return stax.serial(conv, stax.FanOut(2), stax.parallel(inner, inner), stax.FanInConcat(1))
+
+
+def test_channels_in_front_are_joined_and_normalized_there():
+    stax = nt.stax
+    last, first = (
+        stax.serial(
+            concatenated(stax, channel_axis, order),
+            stax.Conv(4, (2, 2), dimension_numbers=(order, "OIHW", order)),
+            stax.LayerNorm(axis=channel_axis, channel_axis=channel_axis),
+        )
+        for channel_axis, order in ((-1, "NHWC"), (1, "NCHW"))
+    )
+    swapped = np.moveaxis(IMAGES, -1, 1)
+    np.testing.assert_allclose(first[2](swapped, None, "ntk"), last[2](IMAGES, None, "ntk"), rtol=1e-12)
+    shape, params = first[0](jax.random.key(0), swapped.shape)
+    assert tuple(shape) == first[1](params, jnp.asarray(swapped)).shape and shape[1] == 4
+    assert nested_concatenation(stax, 1)[0](jax.random.key(0), swapped.shape)[0][1] == 4 * 8
 
 
 def test_the_last_axis_has_two_names():
@@ -176,6 +199,11 @@ def test_a_layer_of_ones_own_sees_no_ntk_that_nobody_asked_for():
         (lambda s: concatenated(s, 1)[2](IMAGES), "channels"),
         (lambda s: concatenated(s, 1)[0](jax.random.key(0), IMAGES.shape), "channels"),
         (lambda s: concatenated(s, -2), "channels"),
+        (lambda s: concatenated(s, -1, "NCHW")[2](np.moveaxis(IMAGES, -1, 1)), "channels"),
+        (lambda s: concatenated(s, 3, "NCHW"), "channels"),
+        (lambda s: nested_concatenation(s, 3), "channels"),
+        (lambda s: s.LayerNorm(axis=3, channel_axis=1), "channels"),
+        (lambda s: s.LayerNorm(axis=-1, channel_axis=1)[0](jax.random.key(0), IMAGES.shape), "channels"),
         (lambda s: s.LayerNorm(axis=1)[0](jax.random.key(0), IMAGES.shape), "channels"),
         (lambda s: s.Dropout(0.5), "test"),
         (lambda s: s.LayerNorm(axis=(1, 2)), "channels"),

@@ -122,6 +122,7 @@ def main(steps):
     with tempfile.TemporaryDirectory() as home:
         # a reader's own Jupyter settings and start-up files stay out of the checks
         environment |= {"JUPYTER_CONFIG_DIR": home, "IPYTHONDIR": home, "JUPYTER_NO_CONFIG": "1"}
+        environment |= {"HYPOTHESIS_STORAGE_DIRECTORY": home}  # it names files by their paths on this machine
         # What one process has compiled, the next one reads: the panels that the tests build are those of chapters and
         # pages. A single test compiles its programs once, and would only pay for keeping the small ones.
         environment |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)} | compiling_quickly()

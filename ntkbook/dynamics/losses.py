@@ -47,11 +47,13 @@ class FunctionFlow(Training):
 
         f_t(x) = f0(x) + v(x) (1 - exp(-(1 - b) t))/(1 - b) + k(x, X) alpha(t)
 
-        A velocity v is the change of outputs in one step. `at(k_train_train, f0_train, velocity_train)` is where
-        training goes on from.
+        A velocity v is the change of outputs in one step, of their shape, or a number. Results are (m, ...), or
+        (T, m, ...) for times (T,). `at(k_train_train, f0_train, velocity_train)` is where training goes on from.
 
         Raises:
-            ValueError: without momentum, and as `test`.
+            TypeError, ValueError: as `test`; ValueError without momentum.
+
+        Lee et al. 2019, supplement on momentum; there training starts at rest.
         """
         if self.momentum is None:
             raise ValueError("Expected momentum for outputs with velocities, got None. Pass momentum=0.9.")

@@ -80,7 +80,7 @@ FanInSum = _door(lambda: FanIn(Sum), "FanInSum", "The sum of all paths")
 @_door
 def FanInConcat(axis=-1):
     """The channels of all paths, one after another."""
-    return FanIn(lambda *paths: over_channels(Concat(*paths), axis, "FanInConcat"))
+    return FanIn(Concat, axis)
 
 
 # ------------------------------------------------------------------------------------------------------ linear layers
@@ -165,8 +165,7 @@ def Dropout(rate, mode="train"):
 @_door
 def LayerNorm(axis=-1, eps=1e-12, batch_axis=0, channel_axis=-1):
     """Normalization over the channels."""
-    is_named = axis in (channel_axis, (channel_axis,), [channel_axis])
-    return over_channels(layers.LayerNorm(eps), None if is_named else axis, "LayerNorm")
+    return over_channels(layers.LayerNorm(eps), axis, channel_axis, f"LayerNorm(axis={axis})")
 
 
 @_door

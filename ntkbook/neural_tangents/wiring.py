@@ -40,9 +40,17 @@ class Parallel:
 
 @dataclass(frozen=True)
 class FanIn:
-    """Several paths become one: `join` is Sum or Concat."""
+    """Several paths become one: `join` is Sum, or Concat along an `axis`, where the channels are by then."""
 
     join: Any
+    axis: int | None = None
+    channel_axis: int | None = None  # None before the layers in front of it say so
+
+    def layer(self, paths: Iterable[core.Layer]) -> core.Layer:
+        """The paths and their end as one layer."""
+        channel_axis = -1 if self.channel_axis is None else self.channel_axis
+        made = self.join(*paths)
+        return made if self.axis is None else over_channels(made, self.axis, channel_axis, f"FanInConcat({self.axis})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +88,7 @@ class KernelFn:
                     raise ValueError(f"Expected {len(paths)} paths side by side, as before, got {len(part.paths)}.")
                 paths = [before + path for before, path in zip(paths, part.paths)]
             elif isinstance(part, FanIn) and paths:
-                trunk, paths = (*trunk, part.join(*(KernelFn(path).network for path in paths))), []
+                trunk, paths = (*trunk, part.layer(KernelFn(path).network for path in paths)), []
             else:
                 return None
         return trunk, paths
@@ -97,6 +105,13 @@ class KernelFn:
         trunk, is_whole = self.split[0] if self.split else (), self.split is not None and not self.ends
         refuse(not is_whole, "A path that is apart at an end", "FanOut before all paths, FanInSum or FanInConcat after")
         return layers.serial(*trunk)
+
+    @cached_property
+    def without_ntk(self) -> core.Layer:
+        """The same network, whose layers by `stax.layer` are told that nobody asked for the NTK."""
+        is_guest = lambda part: isinstance(part, Guest)
+        told = lambda part: replace(part, has_ntk=False) if is_guest(part) else part
+        return jax.tree.map(told, self.network, is_leaf=is_guest)
 
     @property
     def is_layer(self) -> bool:
@@ -138,8 +153,7 @@ class KernelFn:
         is_kernel, is_diagonal = isinstance(k, kernels.Kernel), bool(diagonal_spatial)
         words = kernels.words_of(get)
         if "ntk" not in words or is_kernel and k.ntk is None:
-            without = lambda part: replace(part, has_ntk=False) if isinstance(part, Guest) else part
-            net = jax.tree.map(without, net, is_leaf=lambda part: isinstance(part, Guest))
+            net = self.without_ntk
         refuse(is_kernel and diagonal_batch is False, "diagonal_batch=False of a Kernel", "its variances")
         if (k.diagonal_spatial if is_kernel else is_diagonal) and "all" in net.requires(frozenset()):
             raise ValueError("Expected all pairs of positions for the pooling, got diagonal_spatial=True.")
@@ -188,16 +202,26 @@ def joined(triples: Iterable[Triple], name: str) -> KernelFn:
         TypeError: for what is no triple.
         NotImplementedError: for a triple made by hand.
     """
-    made = []
+    parts, channel_axis, made = (), None, []
     for layer in triples:
         if not isinstance(layer, (tuple, list)) or len(layer) < 3:
             raise TypeError(f"Expected layers as triples (init_fn, apply_fn, kernel_fn), got {checks.describe(layer)}.")
         nearest = "stax.layer around what makes them, or a subclass of ntkbook.Layer with init, apply and kernel"
         refuse(not isinstance(layer[2], KernelFn), "A layer of three functions alone", nearest)
-        made.append(layer[2])
+        made.append(one := layer[2])
+        parts += tuple(_placed(part, channel_axis) for part in one.parts)
+        channel_axis = one.axes_out[1] if one.axes_out else channel_axis
     axes_in = next((one.axes_in for one in made if one.axes_in), None)
     axes_out = next((one.axes_out for one in reversed(made) if one.axes_out), None)
-    return KernelFn(sum((one.parts for one in made), ()), axes_in, axes_out, name)
+    return KernelFn(parts, axes_in, axes_out, name)
+
+
+def _placed(part: Any, channel_axis: int | None) -> Any:
+    """A part whose fans know where channels are, if that was still open."""
+    if isinstance(part, Parallel):
+        return Parallel(tuple(tuple(_placed(inner, channel_axis) for inner in path) for path in part.paths))
+    is_open = isinstance(part, FanIn) and part.channel_axis is None
+    return replace(part, channel_axis=channel_axis) if is_open else part
 
 
 @pytree
@@ -225,13 +249,13 @@ class Guest(core.Layer):
 
 @pytree
 class OverChannels(activations.Identity):
-    """Changes nothing: is the guest's `axis` that of the channels? A positive one says so once there is data."""
+    """Changes nothing: is the guest's `axis` the last one?"""
 
     axis: int = static()
-    name: str = static()
+    what: str = static()
 
     def _look(self, ndim: int) -> None:
-        refuse(self.axis != ndim - 1, f"{self.name} along axis {self.axis} of {ndim}", "axis -1, the channels")
+        refuse(self.axis != ndim - 1, f"{self.what} of {ndim} axes", "the axis of the channels")
 
     def init(self, key, input_shape):
         self._look(len(input_shape))
@@ -246,11 +270,14 @@ class OverChannels(activations.Identity):
         return k
 
 
-def over_channels(layer: core.Layer, axis: Any, name: str) -> core.Layer:
-    """`layer`, if `axis`, one or a tuple of one, is the last."""
+def over_channels(layer: core.Layer, axis: Any, channel_axis: int, what: str) -> core.Layer:
+    """`layer`, if `axis`, one or a tuple of one, is that of the channels: at once, or as soon as there is data."""
     axis = axis[0] if isinstance(axis, (tuple, list)) and len(axis) == 1 else axis
-    refuse(axis is not None and not (isinstance(axis, int) and axis >= -1), f"{name}({axis})", "channels, axis -1")
-    return layer if axis in (-1, None) else layers.serial(layer, OverChannels(axis, name))
+    if axis == channel_axis:
+        return layer
+    is_other = not isinstance(axis, int) or min(axis, channel_axis) != -1  # -1 and a number may be one axis
+    refuse(is_other, what, "the axis of the channels")
+    return layers.serial(layer, OverChannels(max(axis, channel_axis), what))
 
 
 def _refuse_trees(x) -> None:
