@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import demo_panel
+import last_digit
 import panels_at_rest
 import pytest
 
@@ -165,6 +166,45 @@ def test_the_run_of_the_notebooks_sees_a_moved_panel(capsys):
     moved.reset()
     exec(panels_at_rest.MOVED, {"get_ipython": lambda: SimpleNamespace(user_ns=here)})
     assert capsys.readouterr().out == "moved: []\n"
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("error 0.05 of 16", "error 0.04 of 16"),
+        ("changed by 64%", "changed by 63%"),
+        ("a share of 100 %", "a share of 99 %"),
+        ("|  99.9 |", "| 100 |"),  # three digits: 99.95 and its neighbour
+        ("1.00e-05", "9.99e-06"),
+        ("−0.00", "0.00"),
+        ("slope -0.50", "slope −0.51"),
+        ({"claims": [{"measured": "0.50", "verdict": "PASS"}]}, {"claims": [{"measured": "0.51", "verdict": "PASS"}]}),
+    ],
+)
+def test_the_run_of_the_notebooks_lets_the_last_digit_differ(one, other):
+    assert last_digit.printed(one) == last_digit.printed(other)
+    assert not last_digit.printed(other) != last_digit.printed(one)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("error 0.05", "error 0.03"),
+        ("changed by 64%", "changed by 62%"),
+        ("16 of 16", "15 of 16"),
+        ("100 pairs", "99 pairs"),
+        ("1.00e-05", "1.00e-06"),
+        ("1.2 PASS", "1.2 FAIL"),
+        ("0.5 0.5", "0.5"),
+        ("0.05", "-0.05"),
+        ("0.05", "nan"),
+        ("shape (3, 5)", "shape (3, 6)"),
+        ({"claims": [{"measured": "0.50", "verdict": "PASS"}]}, {"claims": [{"measured": "0.50", "verdict": "FAIL"}]}),
+    ],
+)
+def test_the_run_of_the_notebooks_sees_everything_else(one, other):
+    assert last_digit.printed(one) != last_digit.printed(other)
+    assert not last_digit.printed(other) == last_digit.printed(one)
 
 
 POINTER = re.compile(

@@ -48,6 +48,8 @@ NBVAL = [
     "no:cacheprovider",
     "-p",
     "tests.panels_at_rest",
+    "-p",
+    "tests.last_digit",
     "-q",
 ]
 
