@@ -13,6 +13,8 @@ from ntkbook.panels import kernel_principal_components as chapter
 from ntkbook.panels.masked_network import kernel as kernel_of
 from ntkbook.panels.masked_network import signals
 
+OPTIMIZED = True
+
 
 @pytest.fixture(scope="module")
 def straight():

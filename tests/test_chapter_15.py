@@ -160,7 +160,7 @@ def partial_cross(x1, x2, sharpness):
 
 
 @pytest.mark.slow
-def test_the_cell_for_cifar10_runs_where_the_data_are(tmp_path, monkeypatch, capsys):
+def test_the_cell_for_cifar10_runs_where_the_data_are(tmp_path, monkeypatch, capsys, optimized):
     """Made-up pictures in the reader's cache: stripes of one direction per class, shifted, with noise.
 
     Shifted stripes are the same picture to a pooled kernel, so it names all of them; noise in place of stripes has no
