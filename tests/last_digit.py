@@ -22,8 +22,8 @@ def is_rounded(number, percent):
 
 
 def same(one, other):
-    """Whether two texts are the same but for last digits, and for the blanks that align them."""
-    words = [" ".join(NUMBER.sub(r"#\2", text).split()) for text in (one, other)]
+    """Whether two texts are the same but for last digits, and for the blanks that align them in a line."""
+    words = [[line.split() for line in NUMBER.sub(r"#\2", text).splitlines()] for text in (one, other)]
     pairs = zip(NUMBER.findall(one), NUMBER.findall(other))
     return words[0] == words[1] and all(
         a[0] == b[0] or (is_rounded(*a) or is_rounded(*b)) and close(a[0], b[0]) for a, b in pairs
@@ -43,9 +43,13 @@ class Printed(str):
 
 
 def printed(output):
-    """An output with its texts as `Printed`; that of a table of claims is a dictionary of lists of dictionaries."""
+    """An output with what is measured in it as `Printed`.
+
+    That of a table of claims is a dictionary with a list of dictionaries: their criteria and sentences are no results.
+    """
     if isinstance(output, dict):
-        return {key: printed(value) for key, value in output.items()}
+        is_result = lambda key, value: key in ("measured", "rival") or not isinstance(value, str)
+        return {key: printed(value) if is_result(key, value) else value for key, value in output.items()}
     if isinstance(output, list):
         return [printed(value) for value in output]
     return Printed(output) if isinstance(output, str) else output

@@ -198,6 +198,9 @@ def test_the_run_of_the_notebooks_lets_the_last_digit_differ(one, other):
         ("0.5 0.5", "0.5"),
         ("0.05", "-0.05"),
         ("0.05", "nan"),
+        ("0.5", "0.46"),  # one unit of the coarser number
+        ("0.5\n0.5", "0.5 0.5"),
+        ({"claims": [{"criterion": "at most 0.2"}]}, {"claims": [{"criterion": "at most 0.3"}]}),
         ("shape (3, 5)", "shape (3, 6)"),
         ({"claims": [{"measured": "0.50", "verdict": "PASS"}]}, {"claims": [{"measured": "0.50", "verdict": "FAIL"}]}),
     ],
@@ -205,6 +208,14 @@ def test_the_run_of_the_notebooks_lets_the_last_digit_differ(one, other):
 def test_the_run_of_the_notebooks_sees_everything_else(one, other):
     assert last_digit.printed(one) != last_digit.printed(other)
     assert not last_digit.printed(other) == last_digit.printed(one)
+
+
+def test_nbval_compares_to_the_last_digit(monkeypatch):
+    from nbval.plugin import IPyNbCell
+
+    monkeypatch.setattr(IPyNbCell, "sanitize", lambda cell, output: output)
+    last_digit.pytest_configure(None)
+    assert IPyNbCell.sanitize(None, "0.05") == IPyNbCell.sanitize(None, "0.06") != IPyNbCell.sanitize(None, "0.08")
 
 
 POINTER = re.compile(
